@@ -1,0 +1,343 @@
+"""ThreadStore: what the engine asks of the place where threads are kept.
+
+Rules of this file, which every store keeps (`holdfast.testing.contracts` checks them):
+
+- Whatever is written is handed over *when the method is called*, not when its result is awaited: a caller that is
+  cancelled while it waits cannot cut a write in two. Each call is one transaction: all of it or nothing.
+- A turn that was acknowledged stays. Turns are never changed; only a head moves.
+- A run is opened by one writer at a time, and every opening or taking over raises the thread's epoch. `seal`
+  compares the epoch inside its own transaction: a writer that lost the thread meanwhile gets StaleRunError.
+- Ids are data: any string, never part of a path or of SQL text. A store speaks for one tenant, `for_tenant` gives
+  another's; nothing of one tenant can be seen through another.
+- A deleted thread leaves a tombstone. `incarnation` counts the lives of an id: a handle that saw an earlier life gets
+  ThreadDeletedError.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
+
+from msgspec import UNSET, Struct, UnsetType
+
+from holdfast.conversation.records import ROOT
+from holdfast.conversation.turns import TurnStatus
+
+
+class Head(Struct, frozen=True):
+    """Where a thread stands: its latest turn. `seq` is that turn's depth (0: no turn yet), `hash` its chained hash.
+
+    `own_tip` is True if the head is the last turn of a branch that belongs to the thread itself, so that the next
+    turn can be appended there; elsewhere the next turn begins a branch.
+    """
+
+    branch: int | None = None
+    seq: int = 0
+    hash: bytes = ROOT
+    own_tip: bool = False
+
+
+class Segment(Struct, frozen=True):
+    """A stretch of one branch: its turns after `after`, up to and including `upto`."""
+
+    branch: int
+    after: int
+    upto: int
+
+
+class StoredTurn(Struct, frozen=True):
+    """A turn as it is stored: its columns and its record (see `conversation.records`). Times in microseconds."""
+
+    seq: int
+    turn_id: str
+    status: TurnStatus
+    record: bytes
+    started_us: int
+    ended_us: int
+    hash: bytes
+    key: str | None = None
+    reference: str | None = None
+
+
+class NewTurn(Struct, frozen=True):
+    """A turn to be stored; the store gives it its place and its hash."""
+
+    turn_id: str
+    status: TurnStatus
+    record: bytes
+    started_us: int
+    ended_us: int
+    key: str | None = None
+    reference: str | None = None
+
+
+class OpenRun(Struct, frozen=True):
+    """A turn being made: what its writer holds. `epoch` is the fence, `input` the stored form of its input."""
+
+    thread_id: str
+    turn_id: str
+    epoch: int
+    incarnation: int
+    head: Head
+    input: bytes
+    started_us: int
+
+
+class Busy(Struct, frozen=True):
+    """The thread has an open run. `alive` is False if the process that held it is gone: it can be taken over."""
+
+    run: OpenRun
+    alive: bool
+
+
+class ThreadInfo(Struct, frozen=True):
+    """What a store knows of a thread without reading its turns. Times in microseconds since 1970 (UTC).
+
+    `turns` counts the turns on its history; `busy` is the id of the turn being made, if any.
+    """
+
+    id: str
+    head: Head
+    incarnation: int
+    title: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    created_us: int = 0
+    updated_us: int = 0
+    busy: str | None = None
+    deleted: bool = False
+
+    @property
+    def turns(self) -> int:
+        return self.head.seq
+
+
+class ThreadPage(Struct, frozen=True):
+    """A page of a listing. `next` is the cursor for the page after it, None on the last one."""
+
+    threads: tuple[ThreadInfo, ...]
+    next: str | None = None
+
+
+# How a handle means its id: a thread that must be new, one that must exist, or either.
+Intent: TypeAlias = Literal["new", "existing", "either"]
+
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Handed(Protocol[T_co]):
+    """A piece of work that was handed over. Await it for what came of it, as often as you like.
+
+    Cancelling the task that awaits it does not cancel the work.
+    """
+
+    def __await__(self) -> Generator[Any, None, T_co]: ...
+
+    def then(self, call: Callable[[T_co], object]) -> None:
+        """Have `call` called with the result, now or later, in whichever thread; never if the work fails."""
+        ...
+
+
+class Ready(Generic[T]):
+    """Work that is already done: what a store returns that need not wait."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+
+    def __await__(self) -> Generator[Any, None, T]:
+        yield from ()  # makes this a generator, as an awaitable has to be
+        return self._value
+
+    def then(self, call: Callable[[T], object]) -> None:
+        call(self._value)
+
+
+class Failed:
+    """Work that failed: the error is raised where it is awaited, so that every store fails in the same place."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        yield from ()
+        raise self._error
+
+    def then(self, call: Callable[[Any], object]) -> None:
+        return
+
+
+class RunLog(Protocol):
+    """The part of a store that a turn passes through."""
+
+    def open_run(
+        self,
+        thread_id: str,
+        turn_id: str,
+        stored_input: bytes,
+        started_us: int,
+        *,
+        intent: Intent = "either",
+        incarnation: int | None = None,
+    ) -> Handed[OpenRun | Busy]:
+        """Open a run: take the thread, raise its epoch, record the input. Survives the death of the process.
+
+        `incarnation` is what the handle saw before (then `intent` is of no account); None on its first use.
+        A thread that does not exist, or whose id has only a tombstone, is created for the intents "new" and "either".
+        Raises ThreadExistsError ("new", but it exists), ThreadNotFoundError ("existing", but there is none),
+        ThreadDeletedError (another incarnation, or deleted).
+        """
+        ...
+
+    def take_over(self, holder: OpenRun) -> Handed[OpenRun | None]:
+        """Become the writer of a run whose process is gone; its epoch is raised, so that a late return is refused.
+
+        None if that run is no longer the open one, or if its process turned out to live.
+        """
+        ...
+
+    def seal(self, run: OpenRun, turns: Sequence[NewTurn]) -> Handed[Head]:
+        """Store the turns after the run's head, move the head, close the run; durable when acknowledged.
+
+        Usually one turn; several when a transcript is adopted; none gives the thread back as it was.
+        Raises StaleRunError if the run is no longer this writer's. Once called, this process no longer makes the
+        run, whatever comes of it: if the store could not write, the next one to open the thread takes it over.
+        """
+        ...
+
+    def lineage(self, head: Head) -> Awaitable[tuple[Segment, ...]]:
+        """The stretches of branches from the first turn to the head, in order. Empty for a thread without turns."""
+        ...
+
+    def read(self, segment: Segment, *, limit: int | None = None) -> Awaitable[list[StoredTurn]]:
+        """The turns of a segment, in order, at most the first `limit`.
+
+        Checks each turn's hash against its parent's; raises DamagedError, which names the turn.
+        """
+        ...
+
+
+class ThreadDirectory(Protocol):
+    """The part of a store that lists and manages threads."""
+
+    def get(self, thread_id: str, *, deleted: bool = False) -> Awaitable[ThreadInfo | None]:
+        """What is known of a thread; None if there is none. Tombstones only if `deleted` asks for them."""
+        ...
+
+    def list(self, *, limit: int = 50, cursor: str | None = None) -> Awaitable[ThreadPage]:
+        """Threads, the most recently used first, a page at a time. `cursor` is an earlier page's `next`."""
+        ...
+
+    def update(
+        self,
+        thread_id: str,
+        *,
+        title: str | None | UnsetType = UNSET,
+        metadata: Mapping[str, Any] | None | UnsetType = UNSET,
+    ) -> Awaitable[ThreadInfo]:
+        """Set the title or the metadata (JSON-able, replaced as a whole); neither touches the conversation.
+
+        Raises ThreadNotFoundError.
+        """
+        ...
+
+    def fork(
+        self, thread_id: str, new_id: str, *, at: str | None = None, incarnation: int | None = None
+    ) -> Awaitable[ThreadInfo]:
+        """A new thread that begins at the head, or at the turn `at`, of another. Copies nothing.
+
+        Raises ThreadExistsError, ThreadNotFoundError, ThreadDeletedError, TurnNotFoundError.
+        """
+        ...
+
+    def move_head(
+        self, thread_id: str, *, back: int = 0, to: str | None = None, incarnation: int | None = None
+    ) -> Awaitable[ThreadInfo]:
+        """Move the head to the turn `to`, or `back` turns towards the beginning. Every turn stays stored.
+
+        Raises ThreadBusyError while a run is open, TurnNotFoundError if the target is not on the thread's history,
+        InvalidInputError if there are fewer turns than `back`.
+        """
+        ...
+
+    def delete(self, thread_id: str, *, incarnation: int | None = None) -> Awaitable[bool]:
+        """Delete a thread: only a tombstone stays, and those of its turns that other threads reach.
+
+        The bytes of everything else are overwritten. False if there was no such thread.
+        Raises ThreadBusyError while a run is open, ThreadDeletedError for another incarnation.
+        """
+        ...
+
+
+class ThreadStore(RunLog, ThreadDirectory, Protocol):
+    """A place where threads are kept, seen by one tenant ("" by default)."""
+
+    @property
+    def tenant(self) -> str: ...
+
+    @property
+    def cache(self) -> SlotCache: ...
+
+    @property
+    def location(self) -> str:
+        """Where the threads are, for people; holds no secret."""
+        ...
+
+    def for_tenant(self, tenant: str) -> ThreadStore:
+        """The same store, seen by another tenant. It shares connections and caches; closing one closes all."""
+        ...
+
+    def close(self) -> None:
+        """Give back files and connections, after what was handed over has been written. May be called twice."""
+        ...
+
+
+class SlotCache:
+    """What the engine keeps beside a store, opaque to the store and shared by all handles.
+
+    Slots: a byte-bounded LRU. `queues` holds who waits for which thread in this process.
+
+    A slot is lent, not shared: `take` removes it, so that one run at a time writes in it, and `give` puts it back.
+    Everything in it can be made again from the log; dropping it costs nothing but time. Safe to use from several
+    threads, for each operation is one step of a dict.
+    """
+
+    __slots__ = ("_limit", "_size", "_slots", "queues")
+
+    def __init__(self, limit: int = 256 * 1024 * 1024) -> None:
+        self._slots: OrderedDict[object, tuple[Any, int]] = OrderedDict()
+        self.queues: dict[object, Any] = {}
+        self._limit = limit
+        self._size = 0
+
+    def take(self, key: object) -> Any:
+        """The slot, removed; None if there is none."""
+        found = self._slots.pop(key, None)
+        if found is None:
+            return None
+        self._size -= found[1]
+        return found[0]
+
+    def give(self, key: object, slot: object, size: int) -> None:
+        """Put a slot of `size` bytes (back); the longest unused ones are dropped when all are over the limit."""
+        self.take(key)
+        if size > self._limit:
+            return
+        self._slots[key] = (slot, size)
+        self._size += size
+        while self._size > self._limit and self._slots:
+            try:
+                _, (_, dropped) = self._slots.popitem(last=False)
+            except KeyError:
+                return
+            self._size -= dropped
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._slots.clear()
+        self._size = 0
