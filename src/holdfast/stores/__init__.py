@@ -1,0 +1,1 @@
+"""Stores: the places where threads are kept, side by side. Each keeps the contract in `holdfast.ports.stores`."""

@@ -1,0 +1,281 @@
+"""Rules: what every store checks, and the words in which every store refuses.
+
+Rule of this file: pure functions, no table and no SQL. A store that asks here acts like all the others; what it
+refuses, it refuses before it has touched its data.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+
+from holdfast.conversation.errors import (
+    DamagedError,
+    InvalidInputError,
+    StaleRunError,
+    StoreUnavailableError,
+    ThreadBusyError,
+    ThreadDeletedError,
+    ThreadExistsError,
+    ThreadNotFoundError,
+    TurnNotFoundError,
+)
+from holdfast.conversation.ids import checked_turn_id
+from holdfast.conversation.records import chain
+from holdfast.ports.stores import NewTurn, OpenRun, Segment, StoredTurn
+
+MAX_TITLE = 1_000
+MAX_METADATA = 64 * 1024
+MAX_PAGE = 1_000
+
+# Deeper than people nest, and far from where Python's own JSON reader gives up: what was stored can be read.
+MAX_DEPTH = 64
+
+# Where a page of a listing begins: after this time of last use (the latest come first), then after this id.
+Position: TypeAlias = tuple[int, str]
+
+
+# --- what a caller may pass ------------------------------------------------------------------------------------
+
+
+def checked_title(title: object) -> str | None:
+    """The title as it came. Raises InvalidInputError if it is no string, too long, or no proper Unicode."""
+    if title is None:
+        return None
+    if not isinstance(title, str):
+        raise InvalidInputError(f"A title is a string or None; got {type(title).__name__}.")
+    if len(title) > MAX_TITLE:
+        raise InvalidInputError(f"A title has at most {MAX_TITLE:,} characters; got {len(title):,}. Shorten it.")
+    _check_unicode(title, "title")
+    return title
+
+
+def encoded_metadata(metadata: object) -> bytes | None:
+    """Metadata as the bytes to store. Raises InvalidInputError if it is no JSON object, or a large one."""
+    if metadata is None:
+        return None
+    if not isinstance(metadata, Mapping):
+        raise InvalidInputError(f"Metadata is a dict or None; got {type(metadata).__name__}.")
+    try:
+        encoded = json.dumps(_plain(metadata, 0), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except ValueError as error:  # NaN, infinity, half of a surrogate pair; ours comes through as it is
+        if isinstance(error, InvalidInputError):
+            raise
+        raise InvalidInputError(f"Metadata cannot be stored as JSON: {error}.") from None
+    if len(encoded) > MAX_METADATA:
+        raise InvalidInputError(
+            f"Metadata takes at most {MAX_METADATA:,} bytes as JSON; got {len(encoded):,}. "
+            "Keep large things elsewhere, and their address here."
+        )
+    return encoded
+
+
+def decoded_metadata(encoded: bytes | None) -> Mapping[str, Any] | None:
+    """Stored metadata as a dict of its own."""
+    found: Mapping[str, Any] | None = None if encoded is None else json.loads(encoded)
+    return found
+
+
+def _plain(value: object, depth: int) -> object:
+    """The value in Python's own types. Nothing is converted in silence: what comes out is equal to what went in."""
+    if depth > MAX_DEPTH:
+        raise InvalidInputError(f"Metadata is nested more than {MAX_DEPTH} levels deep. Flatten it.")
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, depth + 1) for item in value]
+    if not isinstance(value, Mapping):
+        raise InvalidInputError(
+            f"Metadata holds a {type(value).__name__}; it may hold strings, numbers, booleans, None, lists and "
+            "dicts only. Turn the value into one of these."
+        )
+    for key in value:
+        if not isinstance(key, str):
+            raise InvalidInputError(f"Metadata has the key {key!r}; keys are strings. Use {str(key)!r}.")
+    return {key: _plain(item, depth + 1) for key, item in value.items()}
+
+
+def _check_unicode(text: str, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"The {what} holds half of a surrogate pair at position {error.start}, which is no character. "
+            "Decode it properly, or leave it out."
+        ) from None
+
+
+def checked_count(count: object, what: str, *, most: int | None = None, least: int = 0) -> int:
+    """A whole number in its bounds. Raises InvalidInputError."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < least or (most is not None and count > most):
+        bounds = f"from {least:,} to {most:,}" if most is not None else f"of at least {least:,}"
+        raise InvalidInputError(f"{what} is a whole number {bounds}; got {count!r}.")
+    return count
+
+
+def checked_move(back: object, to: str | None) -> int:
+    """How far back a head is to be moved. Raises InvalidInputError for a negative number, or if `to` is given too."""
+    steps = checked_count(back, "back")
+    if steps and to is not None:
+        raise InvalidInputError("Say where the head is to go either with back= or with to=, not with both.")
+    return steps
+
+
+def cursor_after(position: Position) -> str:
+    """The cursor for the page that begins after this position."""
+    return base64.urlsafe_b64encode(json.dumps(position).encode()).decode()
+
+
+def position_of(cursor: object) -> Position:
+    """The position that a cursor stands for. Raises InvalidInputError if `cursor_after` did not make it."""
+    try:
+        if isinstance(cursor, str):
+            found = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
+            return msgspec.json.decode(found, type=tuple[int, str])
+    except (ValueError, binascii.Error, msgspec.DecodeError):
+        pass
+    raise InvalidInputError(
+        "The cursor is not one that a page of this listing gave. Pass an earlier page's `next` as it came, "
+        "or None for the first page."
+    )
+
+
+# --- turns -----------------------------------------------------------------------------------------------------
+
+
+def placed(turn: NewTurn, seq: int, parent: bytes) -> StoredTurn:
+    """The turn in its place: with its depth and the hash that chains it to its parent.
+
+    Raises InvalidInputError for an id, key or reference that cannot be stored.
+    """
+    checked_turn_id(turn.turn_id)
+    for what, value in (("key", turn.key), ("reference", turn.reference)):
+        if value is not None:
+            _check_unicode(value, what)
+    stored = StoredTurn(
+        seq,
+        turn.turn_id,
+        turn.status,
+        bytes(turn.record),
+        turn.started_us,
+        turn.ended_us,
+        b"",
+        turn.key,
+        turn.reference,
+    )
+    return msgspec.structs.replace(stored, hash=hash_of(stored, parent))
+
+
+def hash_of(turn: StoredTurn, parent: bytes) -> bytes:
+    """The hash that the turn must have after this parent."""
+    return chain(
+        parent,
+        seq=turn.seq,
+        turn_id=turn.turn_id,
+        key=turn.key,
+        status=turn.status,
+        reference=turn.reference,
+        started_us=turn.started_us,
+        ended_us=turn.ended_us,
+        record=turn.record,
+    )
+
+
+def verify(turns: Sequence[StoredTurn], parent: bytes, *, before: str | None) -> None:
+    """Check the hashes of consecutive turns. `before` is the id of the turn before them, if there is one.
+
+    Raises DamagedError at the first turn that is not what was written; it names the fork that goes on.
+    """
+    for turn in turns:
+        if hash_of(turn, parent) != turn.hash:
+            way = f"fork the thread at turn {before}, the last sound one" if before else "begin a new thread"
+            raise DamagedError(
+                f"Turn {turn.turn_id} (number {turn.seq} of its conversation) is not what was written: its hash does "
+                f"not match. Nothing of it was used. To go on, {way}.",
+                turn_id=turn.turn_id,
+            )
+        parent, before = turn.hash, turn.turn_id
+
+
+# --- refusals, in the same words everywhere --------------------------------------------------------------------
+
+
+def no_thread(thread_id: str) -> ThreadNotFoundError:
+    return ThreadNotFoundError(
+        f"There is no thread {thread_id!r} in this store. Check the id, the store and the tenant.",
+        thread_id=thread_id,
+    )
+
+
+def thread_exists(thread_id: str) -> ThreadExistsError:
+    return ThreadExistsError(
+        f"There is a thread {thread_id!r} already. Take another id, or open the one that exists.",
+        thread_id=thread_id,
+    )
+
+
+def thread_deleted(thread_id: str) -> ThreadDeletedError:
+    return ThreadDeletedError(
+        f"Thread {thread_id!r} was deleted since this handle saw it. Ask for a new thread if you want to begin "
+        "again under the same id.",
+        thread_id=thread_id,
+    )
+
+
+def thread_busy(run: OpenRun, what: str) -> ThreadBusyError:
+    return ThreadBusyError(
+        f"Thread {run.thread_id!r} cannot be {what}: turn {run.turn_id} is being made on it. "
+        "Wait until that run has ended, or cancel it first.",
+        thread_id=run.thread_id,
+        turn_id=run.turn_id,
+    )
+
+
+def no_turn(thread_id: str, turn_id: str) -> TurnNotFoundError:
+    return TurnNotFoundError(
+        f"Thread {thread_id!r} has no turn {turn_id!r} on its own history. Turns that were rewound, or that belong "
+        "to another branch, are no targets; look at the thread's turns for one that is.",
+        thread_id=thread_id,
+        turn_id=turn_id,
+    )
+
+
+def too_few_turns(thread_id: str, back: int, turns: int) -> InvalidInputError:
+    return InvalidInputError(
+        f"Thread {thread_id!r} has {turns} turns and cannot go back {back}. Go back at most {turns}.",
+        thread_id=thread_id,
+    )
+
+
+def turns_gone(segment: Segment) -> TurnNotFoundError:
+    return TurnNotFoundError(
+        f"Turns {segment.after + 1} to {segment.upto} of branch {segment.branch} are not in this store: the thread "
+        "that they belonged to was deleted, or this is another store. Look the thread up again."
+    )
+
+
+def stale_run(run: OpenRun) -> StaleRunError:
+    return StaleRunError(
+        f"Turn {run.turn_id} was not recorded: another writer has taken thread {run.thread_id!r} over, or the run "
+        "was closed already. Look at the thread's turns, then run again if the turn is not among them.",
+        thread_id=run.thread_id,
+        turn_id=run.turn_id,
+    )
+
+
+def turn_id_taken(thread_id: str, turn_id: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"There is a turn {turn_id!r} already; turn ids are unique in a store. Nothing was recorded on thread "
+        f"{thread_id!r}. Use a new id.",
+        thread_id=thread_id,
+        turn_id=turn_id,
+    )
+
+
+def store_closed(location: str) -> StoreUnavailableError:
+    return StoreUnavailableError(f"The store ({location}) was closed. Open a new one.")

@@ -1,0 +1,37 @@
+"""Contracts: the situations that every store must come through, as tests that you run on yours.
+
+    class TestMyStore(StoreContract):
+        def make_store(self):
+            return MyStore(...)          # fresh and empty
+
+Rule of this file: a test is named by its situation and uses nothing but the protocols of `holdfast.ports.stores`.
+It imports no test framework; run it with pytest and pytest-asyncio in its auto mode. For failures that show the
+values, say `pytest.register_assert_rewrite("holdfast.testing")` in your conftest before you import it.
+
+Tests that need more than a store (see the hooks of `Bench`) are skipped where the subclass does not provide it.
+"""
+
+from __future__ import annotations
+
+from holdfast.testing.contracts_deleting import DeletingTests
+from holdfast.testing.contracts_handing import HandingOverTests
+from holdfast.testing.contracts_history import ForkingTests, ReadingTests, RewindingTests
+from holdfast.testing.contracts_keeping import KeepingTests
+from holdfast.testing.contracts_runs import OpeningTests, SealingTests, TakingOverTests
+from holdfast.testing.contracts_threads import DirectoryTests, TenantTests
+
+
+class StoreContract(
+    OpeningTests,
+    SealingTests,
+    HandingOverTests,
+    TakingOverTests,
+    ReadingTests,
+    ForkingTests,
+    RewindingTests,
+    DeletingTests,
+    DirectoryTests,
+    TenantTests,
+    KeepingTests,
+):
+    """Everything that a `ThreadStore` promises. Subclass it, and give `make_store` (see `Bench` for the hooks)."""
