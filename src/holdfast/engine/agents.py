@@ -1,0 +1,243 @@
+"""Agents: instructions and a chat client. Frozen: after any number of runs nothing in an agent has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, TypedDict, Unpack
+
+import msgspec
+
+from holdfast.conversation.errors import ConfigurationError, InvalidInputError
+from holdfast.conversation.messages import ChatMessage, checked_text, normalized_input
+from holdfast.engine.leases import OnConflict
+from holdfast.engine.responses import AgentRunResponse
+from holdfast.engine.runs import RunSpec, TurnRun
+from holdfast.engine.streams import AgentRunStream, fold
+from holdfast.engine.sync import run_sync
+from holdfast.engine.threads import AgentThread, thread_from_state
+from holdfast.ports.clients import ChatClient, ChatOptions
+from holdfast.ports.runtime import SYSTEM, Runtime
+from holdfast.ports.stores import ThreadStore
+
+Input: TypeAlias = str | ChatMessage | Sequence[str | ChatMessage]
+
+
+class AgentOptions(TypedDict, total=False):
+    """What may be set for an agent and for one run; the run's word counts.
+
+    `timeout` (seconds) is for the whole run, waiting for the thread included. `on_conflict` says what a run does if
+    its thread is in the middle of another: "enqueue" (default; first come, first served) or "reject". The rest goes
+    to the model: see `ChatOptions`.
+    """
+
+    model: str | None
+    temperature: float | None
+    top_p: float | None
+    max_tokens: int | None
+    stop: str | Sequence[str] | None
+    seed: int | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    reasoning_effort: str | None
+    user: str | None
+    extra: Mapping[str, Any] | None
+    timeout: float | None
+    on_conflict: OnConflict
+
+
+class RunOptions(AgentOptions, total=False):
+    """What may be set for one run: `instructions` take the place of the agent's."""
+
+    instructions: str | None
+
+
+_MODEL_OPTIONS = frozenset(ChatOptions.__struct_fields__)
+_RUN_OPTIONS = frozenset(("instructions", "timeout", "on_conflict"))
+
+
+class ChatAgent:
+    """A chat client with instructions. It holds no conversation: that is what threads are for.
+
+        agent = ChatAgent(client, instructions="You are good at telling jokes.", name="Joker")
+        thread = agent.get_new_thread()
+        response = await agent.run("Tell me a joke about a pirate.", thread=thread)
+
+    `thread_store` is where its threads are kept; without one they live in memory. Raises ConfigurationError for an
+    option that does not exist or makes no sense.
+    """
+
+    __slots__ = (
+        "_client",
+        "_defaults",
+        "_description",
+        "_id",
+        "_instructions",
+        "_name",
+        "_options",
+        "_runtime",
+        "_thread_store",
+    )
+
+    def __init__(
+        self,
+        client: ChatClient,
+        instructions: str | None = None,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        id: str | None = None,
+        thread_store: ThreadStore | None = None,
+        runtime: Runtime = SYSTEM,
+        **options: Unpack[AgentOptions],
+    ) -> None:
+        if isinstance(thread_store, (str, bytes)):
+            raise ConfigurationError(
+                "thread_store= takes a store, not a string: SQLiteStore('chats.db'), or open_store(url) for an URL."
+            )
+        if instructions is not None:
+            checked_text(instructions, "The agent's instructions")
+        self._client = client
+        self._name = name
+        self._description = description
+        self._id = id or runtime.new_id("agent")
+        self._thread_store = thread_store
+        self._runtime = runtime
+        self._instructions = instructions
+        self._defaults, self._options = _checked_options(dict(options), {}, ChatOptions())
+
+    # --- what it is --------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    @property
+    def name(self) -> str | None:
+        return self._name
+
+    @property
+    def description(self) -> str | None:
+        return self._description
+
+    @property
+    def display_name(self) -> str:
+        """The name, or the id of an agent without one."""
+        return self._name or self._id
+
+    @property
+    def instructions(self) -> str | None:
+        return self._instructions
+
+    @property
+    def client(self) -> ChatClient:
+        return self._client
+
+    @property
+    def thread_store(self) -> ThreadStore | None:
+        return self._thread_store
+
+    def __repr__(self) -> str:
+        return f"ChatAgent({self.display_name!r} on {self._client.service})"
+
+    # --- running -----------------------------------------------------------------------------------------------
+
+    async def run(
+        self, messages: Input, *, thread: AgentThread | None = None, **options: Unpack[RunOptions]
+    ) -> AgentRunResponse:
+        """One turn: say something, get the whole answer. With a thread the turn becomes part of its conversation.
+
+        `messages` is a string, a ChatMessage or a list of them. Raises what is in `holdfast`'s errors; the error
+        carries `.turn_id` and, in `.response`, what there was of the answer.
+        """
+        return await fold(self._run(messages, thread, False, options))
+
+    def run_stream(
+        self, messages: Input, *, thread: AgentThread | None = None, **options: Unpack[RunOptions]
+    ) -> AgentRunStream:
+        """The same turn, with the answer's updates as they come. Nothing is opened before the first is asked for.
+
+        Bad input raises at once; everything else where the stream is read.
+        """
+        return AgentRunStream(self._run(messages, thread, True, options))
+
+    def run_sync(
+        self, messages: Input, *, thread: AgentThread | None = None, **options: Unpack[RunOptions]
+    ) -> AgentRunResponse:
+        """`run` for code that is not async: scripts, notebooks, also inside a running event loop."""
+        return run_sync(self.run(messages, thread=thread, **options))
+
+    def _run(self, messages: Input, thread: AgentThread | None, stream: bool, options: Any) -> TurnRun:
+        if thread is None:
+            thread = AgentThread(runtime=self._runtime)  # a one-off: it is gone after the run
+        elif not isinstance(thread, AgentThread):
+            raise InvalidInputError(
+                f"thread= takes a thread of holdfast (agent.get_new_thread()); got {type(thread).__name__}."
+            )
+        settings, chosen = self._defaults, self._options
+        if options:
+            settings, chosen = _checked_options(options, settings, chosen)
+        spec = RunSpec(
+            self._client,
+            thread,
+            normalized_input(messages),
+            settings.get("instructions", self._instructions),
+            chosen,
+            stream,
+            self._runtime,
+            settings.get("timeout"),
+            settings.get("on_conflict", "enqueue"),
+            self._name,
+        )
+        return TurnRun(spec)
+
+    # --- threads -----------------------------------------------------------------------------------------------
+
+    def get_new_thread(self, thread_id: str | None = None) -> AgentThread:
+        """A new, empty conversation. Touches no disk: an id that is taken raises ThreadExistsError on first use.
+
+        `thread_id` may be any printable string of up to 256 characters; without one it gets an id.
+        """
+        return AgentThread(self._thread_store, thread_id, intent="new", runtime=self._runtime)
+
+    def get_thread(self, thread_id: str, *, create: bool = False) -> AgentThread:
+        """A handle on a thread of this agent's store. Touches no disk.
+
+        On first use ThreadNotFoundError is raised if there is none, unless `create`: then it is made (what a web
+        handler wants, which knows only the id). Raises ConfigurationError if the agent has no store.
+        """
+        if self._thread_store is None:
+            raise ConfigurationError(
+                f"{self!r} keeps its threads in memory, where they cannot be found by id. "
+                "Give it a thread_store, for example SQLiteStore('chats.db')."
+            )
+        intent = "either" if create else "existing"
+        return AgentThread(self._thread_store, thread_id, intent=intent, runtime=self._runtime)  # type: ignore[arg-type]
+
+    async def deserialize_thread(self, state: Mapping[str, Any]) -> AgentThread:
+        """The thread that `thread.serialize()` described, in this or another process.
+
+        Raises InvalidInputError, SchemaVersionError.
+        """
+        return await thread_from_state(state, self._thread_store, self._runtime)
+
+
+def _checked_options(
+    given: dict[str, Any], settings: dict[str, Any], options: ChatOptions
+) -> tuple[dict[str, Any], ChatOptions]:
+    """The settings and options with what is given put over them."""
+    unknown = given.keys() - _MODEL_OPTIONS - _RUN_OPTIONS
+    if unknown:
+        raise InvalidInputError(
+            f"There is no option {', '.join(sorted(map(repr, unknown)))}. The options are "
+            f"{', '.join(sorted(_MODEL_OPTIONS | _RUN_OPTIONS))}; what only one service knows goes into extra={{...}}."
+        )
+    if given.get("on_conflict", "enqueue") not in ("enqueue", "reject"):
+        raise InvalidInputError(f"on_conflict is 'enqueue' or 'reject'; got {given['on_conflict']!r}.")
+    if given.get("instructions") is not None:
+        checked_text(given["instructions"], "The run's instructions")
+    timeout = given.get("timeout")
+    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
+        raise InvalidInputError(f"timeout is a number of seconds greater than 0; got {timeout!r}.")
+    of_model = {name: given[name] for name in given.keys() & _MODEL_OPTIONS}
+    chosen = msgspec.structs.replace(options, **of_model) if of_model else options
+    return {**settings, **{name: given[name] for name in given.keys() & _RUN_OPTIONS}}, chosen

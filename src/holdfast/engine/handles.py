@@ -1,0 +1,79 @@
+"""Handles: what a handle on a thread knows, before and after it has seen the thread."""
+
+from __future__ import annotations
+
+from holdfast.conversation.errors import ThreadDeletedError, ThreadNotFoundError
+from holdfast.ports.stores import Intent, ThreadInfo, ThreadStore
+
+
+class Handle:
+    """A store, an id, and how the id was meant. Making one touches nothing.
+
+    `incarnation` is the life of the thread that this handle has seen; None until it has seen one. From then on the
+    handle stands for that life alone, so that nobody brings a deleted thread back by accident.
+    """
+
+    __slots__ = ("_id", "_incarnation", "_intent", "_store")
+
+    def __init__(self, store: ThreadStore, thread_id: str, intent: Intent, incarnation: int | None = None) -> None:
+        self._store = store
+        self._id = thread_id
+        self._intent: Intent = intent
+        self._incarnation = incarnation
+
+    @property
+    def id(self) -> str:
+        """The thread's id, unique in its store and tenant."""
+        return self._id
+
+    @property
+    def store(self) -> ThreadStore:
+        """Where the thread is kept."""
+        return self._store
+
+    @property
+    def intent(self) -> Intent:
+        return self._intent
+
+    @property
+    def incarnation(self) -> int | None:
+        return self._incarnation
+
+    def seen(self, incarnation: int) -> None:
+        """Remember which life of the thread this handle stands for."""
+        self._incarnation = incarnation
+
+    async def info(self) -> ThreadInfo | None:
+        """What the store knows of the thread; None if it is meant to be new and was not used yet.
+
+        Raises ThreadNotFoundError, ThreadDeletedError.
+        """
+        found = await self._store.get(self._id, deleted=True)
+        if self._incarnation is not None:
+            if found is None or found.deleted or found.incarnation != self._incarnation:
+                raise deleted_error(self._id)
+            return found
+        if found is None or found.deleted:
+            if self._intent == "existing":
+                raise not_found_error(self._id, self._store.location)
+            return None
+        if self._intent == "new":
+            return None
+        self._incarnation = found.incarnation
+        return found
+
+
+def deleted_error(thread_id: str) -> ThreadDeletedError:
+    return ThreadDeletedError(
+        f"Thread {thread_id!r} was deleted; this handle cannot bring it back. "
+        "Ask the agent for a new thread (get_new_thread) if you want to begin again under the same id.",
+        thread_id=thread_id,
+    )
+
+
+def not_found_error(thread_id: str, location: str) -> ThreadNotFoundError:
+    return ThreadNotFoundError(
+        f"There is no thread {thread_id!r} in {location}. Check the id and the store, or use "
+        "get_thread(id, create=True) to have it created.",
+        thread_id=thread_id,
+    )

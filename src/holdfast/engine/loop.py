@@ -1,0 +1,40 @@
+"""THE loop: the story of one turn. Streamed or not, every turn of every agent goes through here.
+
+Each concern has its file below: who may run (leases, queues), what was said before (history), one question and its
+answer (exchanges), how a turn reaches the log (runs), what becomes of tool calls (effects).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+
+from holdfast.conversation.updates import AgentRunResponseUpdate
+from holdfast.engine.effects import results_of
+from holdfast.engine.runs import TurnRun
+
+# How often the model is asked within one turn, should it go on calling tools.
+MAX_ROUNDS = 10
+
+
+async def take_turn(run: TurnRun) -> AsyncGenerator[Iterator[AgentRunResponseUpdate], None]:
+    """Make the turn; yield what comes, in batches that are to be read one by one.
+
+    Closing this generator, or cancelling the task that drives it, ends the turn as cancelled with what was read.
+    """
+    try:
+        await run.open()
+        while True:
+            await run.ask()
+            while (updates := await run.next_updates()) is not None:
+                yield updates
+            calls = run.answered()
+            if not calls or run.rounds >= MAX_ROUNDS:
+                break
+            run.add_results(results_of(calls))
+    except BaseException as error:
+        failure = run.explained(error)
+        await run.close(failure)
+        if failure is error:
+            raise
+        raise failure from None
+    await run.close()

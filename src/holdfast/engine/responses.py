@@ -1,0 +1,35 @@
+"""Responses: what a run gives back."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from holdfast.conversation.messages import ChatMessage
+from holdfast.conversation.turns import TurnStatus
+from holdfast.conversation.updates import Usage
+
+
+class AgentRunResponse(Struct, frozen=True):
+    """The agent's part of a turn.
+
+    `messages` are the assistant's (and tools') messages, without the input. `turn_id` names the turn in the log,
+    `status` says how it ended, `usage` sums the tokens of all its model calls. `finish_reason`, `model` and
+    `response_id` are the service's words about the last answer. `str(response)` is its text.
+    """
+
+    messages: tuple[ChatMessage, ...]
+    turn_id: str
+    thread_id: str
+    status: TurnStatus
+    usage: Usage | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+    response_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of all assistant messages; the same that a stream's updates join to."""
+        return "".join([message.text for message in self.messages if message.role == "assistant"])
+
+    def __str__(self) -> str:
+        return self.text

@@ -1,0 +1,343 @@
+"""Runs: a turn being made, from its opening to its seal.
+
+Rule of this file: a run that was opened is closed in every case: when it ends well, when it fails, when it is
+cancelled at any await, and when nobody holds it any more. There is one path to the log, `_hand_over`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+
+from msgspec import Struct
+
+from holdfast.conversation.errors import HoldfastError, InvalidInputError, RunTimeoutError, StaleRunError
+from holdfast.conversation.messages import ChatMessage, ToolCallContent
+from holdfast.conversation.records import encode_messages, encode_turn
+from holdfast.conversation.turns import (
+    TurnError,
+    TurnStatus,
+    output_told,
+    results_for,
+    unanswered_calls,
+)
+from holdfast.conversation.updates import AgentRunResponseUpdate, Answer, Usage
+from holdfast.engine import history
+from holdfast.engine.exchanges import Exchange
+from holdfast.engine.handles import Handle
+from holdfast.engine.leases import OnConflict, acquire, release
+from holdfast.engine.responses import AgentRunResponse
+from holdfast.ports.clients import ChatClient, ChatOptions, ChatRequest
+from holdfast.ports.runtime import Runtime
+from holdfast.ports.stores import Handed, Head, NewTurn, OpenRun
+
+log = logging.getLogger("holdfast.engine")
+
+# Seconds after which a stream that nobody reads gives way, when another run waits for its thread.
+STALLED_SECONDS = 30.0
+
+
+# What the model is told of calls that the end of a turn left without a result.
+_WHY_NOT_MADE: dict[TurnStatus, str] = {
+    "completed": "The limit of rounds in one turn was reached; this call was not made.",
+    "failed": "The run failed; this call was not made.",
+    "cancelled": "The run was cancelled; this call was not made.",
+}
+
+
+class RunSpec(Struct, frozen=True):
+    """All that a run is made from; nothing else is known to the loop."""
+
+    client: ChatClient
+    thread: Handle
+    input: tuple[ChatMessage, ...]
+    instructions: str | None
+    options: ChatOptions
+    stream: bool
+    runtime: Runtime
+    timeout: float | None = None
+    on_conflict: OnConflict = "enqueue"
+    agent_name: str | None = None
+
+
+class TurnRun:
+    """One run on one thread: made by an agent, driven by the loop, read by a stream."""
+
+    __slots__ = (
+        "__weakref__",
+        "_answer",
+        "_deadline",
+        "_encoded",
+        "_exchange",
+        "_handed_at",
+        "_opened",
+        "_output",
+        "_rounds",
+        "_said",
+        "_sealing",
+        "_status",
+        "_stored_input",
+        "_tail",
+        "_told",
+        "_usage",
+        "failure",
+        "spec",
+        "turn_id",
+    )
+
+    def __init__(self, spec: RunSpec) -> None:
+        """Encode the input. Raises InvalidInputError or ConfigurationError; nothing is opened yet."""
+        codec = spec.client.codec
+        self.spec = spec
+        self.turn_id = spec.runtime.new_id("turn")
+        self._said = self._told = history.encode(codec, spec.input)
+        if not self._said:
+            raise InvalidInputError(f"Nothing in the input can be told to {spec.client.service}; pass some text.")
+        self._tail = codec.tail(spec.options, stream=spec.stream)
+        self._stored_input = encode_messages(spec.input)
+        self._deadline: float | None = None
+        self._opened: OpenRun | None = None
+        self._encoded: history.Encoded | None = None
+        self._exchange: Exchange | None = None
+        self._answer = Answer()
+        self._output: list[ChatMessage] = []
+        self._usage: Usage | None = None
+        self._rounds = 0
+        self._handed_at: float | None = None
+        self._status: TurnStatus | None = None
+        self._sealing: Handed[Head] | None = None
+        # What the run raised, for a reader who asks later.
+        self.failure: Exception | None = None
+
+    # --- the steps of the loop ---------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Wait for the thread and take it."""
+        if self.spec.timeout is None:
+            await self._open()
+            return
+        self._deadline = asyncio.get_running_loop().time() + self.spec.timeout
+        async with asyncio.timeout_at(self._deadline):
+            await self._open()
+
+    async def _open(self) -> None:
+        spec = self.spec
+        self._opened = await acquire(
+            spec.thread,
+            self,
+            self.turn_id,
+            self._stored_input,
+            on_conflict=spec.on_conflict,
+            runtime=spec.runtime,
+        )
+        log.debug("turn %s: open", self.turn_id)
+
+    async def ask(self) -> None:
+        """Put what there is to the service."""
+        spec = self.spec
+        if self._encoded is None:
+            assert self._opened is not None
+            self._encoded = await history.conversation(
+                spec.thread.store, spec.client.codec, spec.instructions, self._opened.head
+            )
+        body = self._encoded.body(self._told, self._tail)
+        self._rounds += 1
+        self._exchange = Exchange(spec.client, ChatRequest(body, spec.options, spec.stream))
+
+    async def next_updates(self) -> Iterator[AgentRunResponseUpdate] | None:
+        """What came of the answer, to be handed on one by one; None when it has ended."""
+        if self._status is not None:
+            raise self._gave_way()
+        assert self._exchange is not None
+        self._handed_at = None
+        updates = await self._exchange.next(self._deadline)
+        if updates is not None:
+            self._handed_at = self.spec.runtime.monotonic()
+        return updates
+
+    def answered(self) -> list[ToolCallContent]:
+        """Make the answer a message of the turn; what it calls for."""
+        self._take_answer()
+        assert self._encoded is not None
+        self._encoded.restore()
+        return unanswered_calls(self._output)
+
+    def add_results(self, results: Sequence[ChatMessage]) -> None:
+        """Results of tool calls: the next question tells the service of them."""
+        self._output.extend(results)
+        self._told = self._said + history.encode(self.spec.client.codec, output_told(self._output))
+
+    @property
+    def status(self) -> TurnStatus | None:
+        """How the turn ended; None while it has not."""
+        return self._status
+
+    @property
+    def rounds(self) -> int:
+        """How often the service was asked."""
+        return self._rounds
+
+    async def close(self, error: BaseException | None = None) -> None:
+        """Seal the turn as what it has become; nothing if it was never opened.
+
+        Raises StoreError, which carries the answer, if the turn could not be recorded.
+        """
+        self.failure = error if isinstance(error, Exception) else None
+        # Handed over before the first await: whatever is cancelled from here on, the seal is on its way.
+        if self._opened is not None and self._status is None:
+            self._hand_over(_status_after(error), error)
+        if isinstance(error, HoldfastError):
+            self._tell_what_there_is(error)
+        if self._opened is None:
+            return
+        try:
+            await self._end_exchange()
+            await self._sealed()
+        except HoldfastError as failure:
+            if error is not None and not isinstance(error, Exception):
+                log.warning("turn %s was stopped, and could not be recorded: %s", self.turn_id, failure)
+                return
+            self.failure = failure
+            self._tell_what_there_is(failure)
+            raise failure from error
+        finally:
+            release(self.spec.thread, self)
+
+    async def _end_exchange(self) -> None:
+        if self._exchange is None:
+            return
+        try:
+            await self._exchange.end()
+        except Exception:
+            log.warning("turn %s: the client failed while it closed its connection", self.turn_id, exc_info=True)
+
+    async def _sealed(self) -> None:
+        """Wait until the turn is on disk; then the cache may know of it."""
+        assert self._sealing is not None
+        head = await self._sealing
+        log.debug("turn %s: %s", self.turn_id, self._status)
+        if self._encoded is None:
+            return
+        self._encoded.restore()
+        if self._status == "failed" and not self._output:
+            self._encoded.append(b"")
+        else:
+            told = history.encode(self.spec.client.codec, output_told(self._output))
+            self._encoded.append(self._said + told)
+        spec = self.spec
+        history.keep(spec.thread.store, spec.client.codec, spec.instructions, head, self._encoded)
+
+    # --- the answer, as far as it was heard --------------------------------------------------------------------
+
+    def _take_answer(self) -> None:
+        if self._exchange is None or self._exchange.heard() is self._answer:
+            return
+        self._answer = self._exchange.heard()
+        message = self._answer.message(
+            lambda index: f"call_{self.turn_id}_{self._rounds}_{index}",
+            taken=[call.call_id for message in self._output for call in message.tool_calls],
+            author_name=self.spec.agent_name,
+        )
+        if message is not None:
+            self._output.append(message)
+        used = self._answer.usage
+        if used is not None:
+            self._usage = used if self._usage is None else self._usage + used
+
+    def response(self) -> AgentRunResponse:
+        """What there is of the agent's part, once the turn is sealed."""
+        answer = self._answer
+        return AgentRunResponse(
+            tuple(self._output),
+            self.turn_id,
+            self.spec.thread.id,
+            self._status or "failed",
+            self._usage,
+            answer.finish_reason,
+            answer.model,
+            answer.response_id,
+        )
+
+    # --- the one path to the log -------------------------------------------------------------------------------
+
+    def _hand_over(self, status: TurnStatus, error: BaseException | None) -> None:
+        """Give the finished turn to the store. Not a coroutine: nothing can come between."""
+        assert self._opened is not None
+        self._status = status
+        self._take_answer()
+        self._output.extend(results_for(unanswered_calls(self._output), _WHY_NOT_MADE[status]))
+        answer = self._answer
+        record = encode_turn(
+            self._stored_input,
+            self._output,
+            usage=self._usage,
+            model=answer.model,
+            service=self.spec.client.service,
+            finish_reason=answer.finish_reason,
+            error=_turn_error(error) if status == "failed" else None,
+        )
+        turn = NewTurn(self.turn_id, status, record, self._opened.started_us, self.spec.runtime.now_us())
+        self._sealing = self.spec.thread.store.seal(self._opened, (turn,))
+
+    def give_way(self) -> bool:
+        """End as cancelled if the reader has not asked for anything for long (another run waits)."""
+        stalled_since = self._handed_at
+        if self._status is not None or stalled_since is None:
+            return False
+        if self.spec.runtime.monotonic() - stalled_since < STALLED_SECONDS:
+            return False
+        self._let_go()
+        return True
+
+    def _let_go(self) -> None:
+        """Seal as cancelled from outside the loop, and let the next run have the thread and its cache."""
+        self._hand_over("cancelled", None)
+        self._encoded = None
+        release(self.spec.thread, self)
+
+    def __del__(self) -> None:
+        # An event loop that was closed in the middle of a stream never finishes its generator. The store can still
+        # be told; without this the thread would wait for a run that nobody makes.
+        if getattr(self, "_opened", None) is not None and self._status is None:
+            with contextlib.suppress(Exception):  # at the end of the interpreter there may be nobody left to tell
+                self._let_go()
+
+    # --- errors ------------------------------------------------------------------------------------------------
+
+    def explained(self, error: BaseException) -> BaseException:
+        """The error as the caller gets it: a typed one where the run's own time ran out."""
+        timed_out = isinstance(error, TimeoutError) and not isinstance(error, HoldfastError)
+        if not timed_out or self._deadline is None:
+            return error
+        return RunTimeoutError(
+            f"Turn {self.turn_id} on thread {self.spec.thread.id!r} took longer than its timeout of "
+            f"{self.spec.timeout:g} s. What had arrived is kept in the log; run again with a longer timeout."
+        )
+
+    def _tell_what_there_is(self, error: HoldfastError) -> None:
+        error.thread_id = error.thread_id or self.spec.thread.id
+        if self._status is not None:
+            error.turn_id = error.turn_id or self.turn_id
+            error.response = error.response or self.response()
+
+    def _gave_way(self) -> StaleRunError:
+        return StaleRunError(
+            f"Turn {self.turn_id} was closed as cancelled: its stream had not been read for {STALLED_SECONDS:.0f} s "
+            f"and another run waited for thread {self.spec.thread.id!r}. What had been read of it is in the log."
+        )
+
+
+def _status_after(error: BaseException | None) -> TurnStatus:
+    if error is None:
+        return "completed"
+    # Whatever is no Exception (a closed generator, a cancelled task, Ctrl-C) is somebody's wish to stop.
+    return "failed" if isinstance(error, Exception) else "cancelled"
+
+
+def _turn_error(error: BaseException | None) -> TurnError:
+    if isinstance(error, HoldfastError):
+        return TurnError(error.code, str(error)[:1000])
+    # The message of an error that is not ours may hold anything; its type is enough for the log.
+    return TurnError(type(error).__name__, "An error outside holdfast; see the caller's own log.")

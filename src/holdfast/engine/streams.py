@@ -1,0 +1,127 @@
+"""Streams: a run as its reader sees it.
+
+Rule of this file: nothing is opened before the first update is asked for, and the run goes on only when the next
+one is. Leaving the stream in whichever way ends the turn as cancelled with what was read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from types import TracebackType
+from typing import Any
+
+from holdfast.conversation.errors import CallerError
+from holdfast.conversation.updates import AgentRunResponseUpdate
+from holdfast.engine.loop import take_turn
+from holdfast.engine.responses import AgentRunResponse
+from holdfast.engine.runs import TurnRun
+
+
+class AgentRunStream:
+    """The updates of a run, as they come.
+
+        async for update in agent.run_stream("Tell me a joke.", thread=thread):
+            print(update.text, end="")
+
+        async with agent.run_stream("Tell me a joke.", thread=thread) as stream:
+            async for update in stream: ...
+            response = await stream.response()
+
+    To break out of the loop, to cancel the task or to leave `async with` ends the turn as cancelled; the log keeps
+    what had been read. To be read by one task at a time.
+    """
+
+    __slots__ = ("__weakref__", "_reader", "_run", "_steps", "_stopped", "_updates")
+
+    def __init__(self, run: TurnRun) -> None:
+        self._run = run
+        self._steps: AsyncGenerator[Iterator[AgentRunResponseUpdate], None] = take_turn(run)
+        self._updates: Iterator[AgentRunResponseUpdate] = iter(())
+        self._reader: asyncio.Task[Any] | None = None
+        self._stopped: asyncio.Event | None = None
+
+    @property
+    def turn_id(self) -> str:
+        """The id of the turn that this run becomes; known before anything is sent."""
+        return self._run.turn_id
+
+    def __aiter__(self) -> AgentRunStream:
+        return self
+
+    async def __anext__(self) -> AgentRunResponseUpdate:
+        while True:
+            for update in self._updates:
+                return update
+            self._updates = await self._next_batch()
+
+    async def _next_batch(self) -> Iterator[AgentRunResponseUpdate]:
+        self._reader = asyncio.current_task()
+        try:
+            return await anext(self._steps)
+        except asyncio.CancelledError:
+            if self._stopped is None or self._reader is None:
+                raise
+            # It was `cancel` that stopped us, not somebody who wants this task to end.
+            if self._reader.uncancel() > 0:
+                raise
+            raise StopAsyncIteration from None
+        finally:
+            self._reader = None
+            if self._stopped is not None:
+                self._stopped.set()
+
+    async def __aenter__(self) -> AgentRunStream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.cancel()
+
+    async def cancel(self) -> None:
+        """End the run now, from whichever task of this event loop; return when it is sealed.
+
+        The turn is cancelled with what was read; its reader's loop just ends. Nothing happens if it has ended.
+        """
+        self._updates = iter(())
+        if self._reader is None or self._reader is asyncio.current_task():
+            await self._steps.aclose()
+            return
+        if self._stopped is None:
+            self._stopped = asyncio.Event()
+            self._reader.cancel()
+        await self._stopped.wait()
+
+    async def response(self) -> AgentRunResponse:
+        """The whole response. Reads what has not been read yet; may be asked for again.
+
+        Raises what the run raised; CallerError if the run was cancelled before it ended (the error's `response`
+        holds what was read).
+        """
+        while True:
+            try:
+                await self._next_batch()
+            except StopAsyncIteration:
+                break
+        self._updates = iter(())
+        if self._run.status == "completed":
+            return self._run.response()
+        raise self._run.failure or self._incomplete()
+
+    def _incomplete(self) -> CallerError:
+        error = CallerError(
+            f"Turn {self.turn_id} has no whole response: it was cancelled. What was read of it is in this error's "
+            ".response and in the log.",
+            thread_id=self._run.spec.thread.id,
+            turn_id=self.turn_id,
+        )
+        error.response = self._run.response() if self._run.status else None
+        return error
+
+
+async def fold(run: TurnRun) -> AgentRunResponse:
+    """The same run without a reader: every update counts as read, and the response is the result."""
+    async for _ in take_turn(run):
+        continue
+    return run.response()

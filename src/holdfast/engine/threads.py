@@ -1,0 +1,264 @@
+"""Threads: one conversation, as its user holds it.
+
+Rule of this file: a thread is a handle. All that is said is in the store; nothing here grows with the conversation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from holdfast.conversation.errors import InvalidInputError, SchemaVersionError, TurnNotFoundError
+from holdfast.conversation.ids import checked_thread_id
+from holdfast.conversation.messages import ChatMessage, is_blank
+from holdfast.conversation.records import encode_messages, encode_turn
+from holdfast.conversation.turns import Turn, checked_pairs, counts, split_into_turns
+from holdfast.engine.handles import Handle
+from holdfast.engine.history import chunks, decoded
+from holdfast.engine.leases import acquire, release
+from holdfast.ports.runtime import SYSTEM, Runtime
+from holdfast.ports.stores import Intent, NewTurn, Segment, StoredTurn, ThreadStore
+
+# Says what a serialized thread is, and in which form.
+STATE_TYPE = "holdfast.thread"
+STATE_VERSION = 1
+
+
+class AddedMessages(Struct, frozen=True):
+    """What `add_messages` did: the ids of the turns, and what it mended in words (empty without `repair`)."""
+
+    turn_ids: tuple[str, ...]
+    mended: tuple[str, ...] = ()
+
+
+class AgentThread(Handle):
+    """One conversation. Made by an agent; passed to each run; any agent may run on it.
+
+    `.id` is unique in its store. A thread that was made without a store lives in memory and dies with this object.
+    """
+
+    __slots__ = ("_private", "_runtime")
+
+    def __init__(
+        self,
+        store: ThreadStore | None = None,
+        thread_id: str | None = None,
+        *,
+        intent: Intent = "new",
+        incarnation: int | None = None,
+        runtime: Runtime = SYSTEM,
+    ) -> None:
+        checked = runtime.new_id("thread") if thread_id is None else checked_thread_id(thread_id)
+        super().__init__(store if store is not None else _private_store(runtime), checked, intent, incarnation)
+        self._private = store is None
+        self._runtime = runtime
+
+    def __repr__(self) -> str:
+        return f"AgentThread({self.id!r} in {self.store.location})"
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    async def turns(self, last: int | None = None) -> list[Turn]:
+        """The turns on this thread's history, oldest first; only the `last` ones if asked.
+
+        Raises ThreadNotFoundError, ThreadDeletedError, DamagedError (which names the turn).
+        """
+        if last is not None and last < 1:
+            raise InvalidInputError(f"last must be at least 1 turn; got {last}.", thread_id=self.id)
+        return [decoded(turn) for turn in await self._stored_turns(last)]
+
+    async def messages(self) -> list[ChatMessage]:
+        """The messages of the conversation, oldest first.
+
+        Left out are only those of failed turns in which nothing happened: they are not part of what is said.
+        """
+        return [message for turn in await self.turns() if counts(turn) for message in turn.messages]
+
+    async def _stored_turns(self, last: int | None = None) -> list[StoredTurn]:
+        info = await self.info()
+        if info is None:
+            return []
+        found: list[StoredTurn] = []
+        first = 0 if last is None else max(0, info.head.seq - last)
+        for segment in await self.store.lineage(info.head):
+            wanted = Segment(segment.branch, max(segment.after, first), segment.upto)
+            async for turns in chunks(self.store, wanted):
+                found.extend(turns)
+        return found
+
+    # --- keeping -----------------------------------------------------------------------------------------------
+
+    async def serialize(self) -> dict[str, Any]:
+        """The thread as plain data for `json.dumps`; `agent.deserialize_thread` makes a handle of it again.
+
+        Of a stored thread it is the id; a thread in memory goes with all its turns.
+        """
+        state: dict[str, Any] = {"type": STATE_TYPE, "version": STATE_VERSION, "id": self.id}
+        if not self._private:
+            if self.incarnation is None:
+                await self.info()
+            return {**state, "stored": True, "intent": self.intent, "incarnation": self.incarnation}
+        turns = [_turn_state(turn) for turn in await self._stored_turns()]
+        return {**state, "turns": turns}
+
+    async def add_messages(
+        self, messages: ChatMessage | Sequence[ChatMessage], *, repair: bool = False
+    ) -> AddedMessages:
+        """Adopt a transcript: its messages become completed turns at the end of this thread. All of them or none.
+
+        A turn begins at each user message. Tool calls and results must pair up; with `repair` what does not is
+        closed or left out, and the result says what was mended.
+        Raises InvalidInputError, and what opening a run raises.
+        """
+        given = [messages] if isinstance(messages, ChatMessage) else list(messages)
+        for message in given:
+            if not isinstance(message, ChatMessage):
+                raise InvalidInputError(f"A transcript is made of ChatMessages; got {type(message).__name__}.")
+        paired, mended = checked_pairs([message for message in given if not is_blank(message)], repair=repair)
+        turns = [self._adopted(said, answered) for said, answered in split_into_turns(paired)]
+        if turns:
+            await self._append(turns)
+        return AddedMessages(tuple(turn.turn_id for turn in turns), tuple(mended))
+
+    def _adopted(self, said: list[ChatMessage], answered: list[ChatMessage]) -> NewTurn:
+        now = self._runtime.now_us()
+        record = encode_turn(encode_messages(said), answered)
+        return NewTurn(self._runtime.new_id("turn"), "completed", record, now, now)
+
+    async def _append(self, turns: Sequence[NewTurn]) -> None:
+        """Put finished turns at the end, as a run that needs no model."""
+        writer = _Writer()
+        run = await acquire(
+            self, writer, turns[0].turn_id, encode_messages(()), on_conflict="enqueue", runtime=self._runtime
+        )
+        try:
+            await self.store.seal(run, turns)
+        finally:
+            release(self, writer)
+
+    # --- moving ------------------------------------------------------------------------------------------------
+
+    async def fork(self, at: str | None = None, thread_id: str | None = None) -> AgentThread:
+        """A new thread that begins where this one stands, or after its turn `at` (a turn id). Copies nothing.
+
+        What either says afterwards is unknown to the other.
+        Raises TurnNotFoundError, ThreadExistsError, ThreadNotFoundError, ThreadDeletedError.
+        """
+        new_id = self._runtime.new_id("thread") if thread_id is None else checked_thread_id(thread_id)
+        intent: Intent = "existing"
+        incarnation = None
+        if await self.info() is not None:
+            incarnation = (await self.store.fork(self.id, new_id, at=at, incarnation=self.incarnation)).incarnation
+        elif at is None:
+            intent = "new"  # nothing was said yet: the fork of an empty thread is another empty thread
+        else:
+            raise TurnNotFoundError(f"Thread {self.id!r} has no turns yet, so none {at!r}.", thread_id=self.id)
+        fork = AgentThread(self.store, new_id, intent=intent, incarnation=incarnation, runtime=self._runtime)
+        fork._private = self._private
+        return fork
+
+    async def rewind(self, turns: int | None = None, *, to: str | None = None) -> None:
+        """Go back by `turns` turns (1 if nothing is said; failed ones count too), or to right after the turn `to`.
+
+        Nothing is lost: the turns stay in the store, and what is said next begins a new branch.
+        Raises InvalidInputError, TurnNotFoundError, ThreadBusyError while a run goes on.
+        """
+        if to is not None and turns is not None:
+            raise InvalidInputError("Rewind by a number of turns or to a turn id, not both.", thread_id=self.id)
+        back = 0 if to is not None else 1 if turns is None else turns
+        if to is None and back < 1:
+            raise InvalidInputError(f"Rewind by at least one turn; got {back}.", thread_id=self.id)
+        if await self.info() is None and to is None:
+            raise InvalidInputError(f"Thread {self.id!r} has no turns to rewind.", thread_id=self.id)
+        await self.store.move_head(self.id, back=back, to=to, incarnation=self.incarnation)
+
+    async def delete(self) -> None:
+        """Delete the thread and the bytes of its turns, except those that forks of it still reach.
+
+        Handles on it raise ThreadDeletedError from now on. Raises ThreadBusyError while a run goes on.
+        """
+        info = await self.info()
+        if info is not None:
+            await self.store.delete(self.id, incarnation=info.incarnation)
+
+
+class _Writer:
+    """Stands in a thread's queue for a writer that is never idle."""
+
+    def give_way(self) -> bool:
+        return False
+
+
+def _private_store(runtime: Runtime) -> ThreadStore:
+    # A lazy boundary (ARCHITECTURE.md): the store of a thread that was given none.
+    from holdfast.stores.memory import MemoryStore
+
+    return MemoryStore(runtime=runtime)
+
+
+def _turn_state(turn: StoredTurn) -> dict[str, Any]:
+    state = {
+        "id": turn.turn_id,
+        "status": turn.status,
+        "started_us": turn.started_us,
+        "ended_us": turn.ended_us,
+        "record": json.loads(turn.record),
+    }
+    if turn.key is not None:
+        state["key"] = turn.key
+    if turn.reference is not None:
+        state["reference"] = turn.reference
+    return state
+
+
+async def thread_from_state(state: Any, store: ThreadStore | None, runtime: Runtime) -> AgentThread:
+    """The thread that `AgentThread.serialize` described.
+
+    Raises InvalidInputError if the state is no such description, or names a stored thread and there is no store;
+    SchemaVersionError if a newer holdfast wrote it.
+    """
+    if not isinstance(state, dict) or state.get("type") != STATE_TYPE:
+        raise InvalidInputError("This is no serialized thread; pass what AgentThread.serialize() returned.")
+    if state.get("version") != STATE_VERSION:
+        raise SchemaVersionError(
+            f"The thread was serialized in form {state.get('version')!r}; this holdfast reads {STATE_VERSION}. "
+            "Update holdfast."
+        )
+    if not state.get("stored"):
+        return await _thread_from_turns(state, runtime)
+    if store is None:
+        raise InvalidInputError(
+            f"Thread {state.get('id')!r} is kept in a store and its state holds only its id; this agent has no "
+            "thread_store to find it in. Give the agent the store that the thread was kept in."
+        )
+    incarnation = state.get("incarnation")
+    intent: Intent = "existing" if incarnation is not None or state.get("intent") == "existing" else "either"
+    return AgentThread(store, state.get("id"), intent=intent, incarnation=incarnation, runtime=runtime)
+
+
+async def _thread_from_turns(state: dict[str, Any], runtime: Runtime) -> AgentThread:
+    thread = AgentThread(None, state.get("id"), intent="either", runtime=runtime)
+    try:
+        turns = [_turn_from_state(turn) for turn in state["turns"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInputError(f"This serialized thread is damaged: {error!r} in one of its turns.") from None
+    if turns:
+        await thread._append(turns)
+    return thread
+
+
+def _turn_from_state(state: dict[str, Any]) -> NewTurn:
+    stored = NewTurn(
+        turn_id=str(state["id"]),
+        status=state["status"],
+        record=json.dumps(state["record"], ensure_ascii=False, separators=(",", ":")).encode(),
+        started_us=int(state["started_us"]),
+        ended_us=int(state["ended_us"]),
+        key=state.get("key"),
+        reference=state.get("reference"),
+    )
+    decoded(StoredTurn(0, stored.turn_id, stored.status, stored.record, 0, 0, b""))  # refuses what is no record
+    return stored
