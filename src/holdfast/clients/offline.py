@@ -1,0 +1,142 @@
+"""The offline partner: a chat client that is no language model and needs no key, no network and no money.
+
+Rule of this file: it answers from nothing but the bytes of the request, as a real service would. So every example
+runs without a key, and a conversation that lost its context shows at once.
+
+The body of a request is JSON, one line each for the instructions (if any), every message, and the options:
+
+    {"instructions": "You are good at telling jokes."}
+    {"role": "user", "text": "Tell me a joke about a pirate."}
+    {"options": {}, "stream": false}
+
+What it says, and its jokes, are in the folder `offline_partner`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+
+from holdfast.clients.base import AgentMaker
+from holdfast.clients.offline_partner.replies import Said
+from holdfast.clients.offline_partner.rules import answer
+from holdfast.conversation.errors import BadRequestError, ConfigurationError, InvalidInputError
+from holdfast.conversation.messages import (
+    ChatMessage,
+    FileContent,
+    ImageContent,
+    RefusalContent,
+    TextContent,
+    ToolCallContent,
+    ToolResultContent,
+)
+from holdfast.conversation.updates import AgentRunResponseUpdate, FinishUpdate, Usage, UsageUpdate
+from holdfast.ports.clients import ChatOptions, ChatRequest, Codec
+from holdfast.ports.runtime import SYSTEM, Runtime
+
+MODEL = "offline-rules"
+
+
+class _Line(Said, frozen=True, omit_defaults=True):
+    """Any line of a body: a message has a role, the instructions and the options have not."""
+
+    role: str = ""
+    instructions: str | None = None
+
+
+_LINES = msgspec.json.Decoder(_Line)
+
+
+class OfflineCodec:
+    """Messages as lines of JSON. Of images, files and tools it tells how many there are, and names: enough to say."""
+
+    name = "offline/1"
+
+    def head(self, instructions: str | None) -> bytes:
+        return _line({"instructions": instructions}) + b"\n" if instructions else b""
+
+    def message(self, message: ChatMessage) -> bytes:
+        parts = message.contents
+        said = Said(
+            message.role,
+            "".join(part.text for part in parts if isinstance(part, (TextContent, RefusalContent))),
+            sum(isinstance(part, ImageContent) for part in parts),
+            tuple(part.name or "unnamed" for part in parts if isinstance(part, FileContent)),
+            tuple(part.name for part in parts if isinstance(part, ToolCallContent)),
+            sum(isinstance(part, ToolResultContent) for part in parts),
+        )
+        return b"" if said == Said(message.role) else _line(said) + b"\n"
+
+    def tail(self, options: ChatOptions, *, stream: bool) -> bytes:
+        chosen = {name: getattr(options, name) for name in options.__struct_fields__}
+        told = {name: value for name, value in chosen.items() if value is not None}
+        return b"\n" + _line({"options": told, "stream": stream})
+
+
+class OfflineChatClient(AgentMaker):
+    """A partner made of rules: NO language model. For first steps, examples and tests, without a key.
+
+        agent = OfflineChatClient().create_agent(instructions="You are good at telling jokes.")
+
+    It tells jokes, tells the last one again with emojis or in another's voice, remembers a name, and says what was
+    said before; otherwise it says what it heard. The same messages get the same answer. `delay` is the number of
+    seconds between the words of a streamed answer, so that a person sees it stream. Options such as `temperature`
+    or `max_tokens` mean nothing to rules and are ignored.
+    Raises ConfigurationError for a delay that is negative or no finite number.
+    """
+
+    service = "offline"
+    keeps_history = False
+    codec: Codec = OfflineCodec()
+
+    def __init__(self, *, delay: float = 0.0, runtime: Runtime = SYSTEM) -> None:
+        if not (math.isfinite(delay) and delay >= 0):
+            raise ConfigurationError(f"The delay between pieces is a number of seconds, 0 or more; got {delay!r}.")
+        self._delay = delay
+        self._runtime = runtime
+
+    async def ask(self, request: ChatRequest) -> AsyncIterator[Sequence[AgentRunResponseUpdate]]:
+        """Answer from the body, word by word if it asks for a stream, in one batch if not."""
+        text, *facts = _answered(bytes(request.body))
+        if not request.stream:
+            yield [AgentRunResponseUpdate(text), *facts]
+            return
+        for number, piece in enumerate(re.findall(r"\s*\S+\s*\Z|\s*\S+", text)):
+            if number and self._delay:
+                await self._runtime.sleep(self._delay)
+            yield [AgentRunResponseUpdate(piece)]
+        yield facts
+
+
+def _line(told: object) -> bytes:
+    try:
+        return msgspec.json.encode(told)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidInputError(f"This cannot be written as JSON, so it cannot be sent: {error}.") from None
+
+
+def _answered(body: bytes) -> tuple[str, UsageUpdate, FinishUpdate]:
+    """The whole answer to a body. Tokens are words: of all that was sent, so that people see what a turn sends."""
+    try:
+        lines = _LINES.decode_lines(body)
+    except msgspec.DecodeError as error:
+        raise BadRequestError(
+            f"The body of the request is not what OfflineCodec writes: {error}", service="offline"
+        ) from None
+    instructions = next((line.instructions for line in lines if line.instructions), None)
+    messages = [line for line in lines if line.role]
+    text = answer(instructions, messages)
+    read = sum(len(line.text.split()) for line in messages) + len((instructions or "").split())
+    written = len(text.split())
+    # The last line, the options, is left out: a streamed and an unstreamed answer are one answer.
+    conversation = body[: body.rfind(b"\n") + 1]
+    response_id = f"offline-{hashlib.sha256(conversation).hexdigest()[:24]}"
+    return (
+        text,
+        UsageUpdate(usage=Usage(read, written, read + written)),
+        FinishUpdate(finish_reason="stop", model=MODEL, response_id=response_id),
+    )
