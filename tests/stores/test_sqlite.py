@@ -12,7 +12,6 @@ from hypothesis import settings
 
 from holdfast import SQLiteStore, ThreadStore
 from holdfast.ports.stores import OpenRun
-from holdfast.stores import liveness
 from holdfast.testing.contracts import StoreContract
 from holdfast.testing.state_machine import store_machine
 
@@ -38,10 +37,7 @@ class TestSQLiteStore(StoreContract):
 
     def abandon(self, store: ThreadStore, run: OpenRun) -> None:
         """What is left of a process that died: its number in the row, and no lock on its byte."""
-        shared = store._shared  # type: ignore[attr-defined]
-        liveness.end(store.location, shared.owner)
-        shared.process = 0
-        shared.ends((store.tenant, run.thread_id, run.epoch))
+        store._shared.die()  # type: ignore[attr-defined]
 
     def damage(self, store: ThreadStore, turn_id: str) -> None:
         behind_its_back(store, "UPDATE turns SET record = CAST(record || ' ' AS BLOB) WHERE id = ?", turn_id)

@@ -193,6 +193,9 @@ def normalized_input(messages: object) -> tuple[ChatMessage, ...]:
 
     Raises InvalidInputError for anything else, for nothing at all, and for a message without content.
     """
+    if isinstance(messages, str) and messages.strip():
+        text = messages if messages.isascii() else checked_text(messages)
+        return (assembled("user", (TextContent(text),)),)
     if isinstance(messages, (str, ChatMessage)):
         messages = (messages,)
     if not isinstance(messages, Iterable):

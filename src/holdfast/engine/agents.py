@@ -10,9 +10,10 @@ import msgspec
 from holdfast.conversation.errors import ConfigurationError, InvalidInputError
 from holdfast.conversation.messages import ChatMessage, checked_text, normalized_input
 from holdfast.engine.leases import OnConflict
+from holdfast.engine.loop import fold
 from holdfast.engine.responses import AgentRunResponse
 from holdfast.engine.runs import RunSpec, TurnRun
-from holdfast.engine.streams import AgentRunStream, fold
+from holdfast.engine.streams import AgentRunStream
 from holdfast.engine.sync import run_sync
 from holdfast.engine.threads import AgentThread, thread_from_state
 from holdfast.ports.clients import ChatClient, ChatOptions

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from holdfast.conversation.errors import ThreadDeletedError, ThreadNotFoundError
 from holdfast.ports.stores import Intent, ThreadInfo, ThreadStore
 
@@ -13,35 +15,17 @@ class Handle:
     handle stands for that life alone, so that nobody brings a deleted thread back by accident.
     """
 
-    __slots__ = ("_id", "_incarnation", "_intent", "_store")
+    __slots__ = ("_id", "_store", "incarnation", "intent")
 
     def __init__(self, store: ThreadStore, thread_id: str, intent: Intent, incarnation: int | None = None) -> None:
         self._store = store
         self._id = thread_id
-        self._intent: Intent = intent
-        self._incarnation = incarnation
+        self.intent: Intent = intent
+        self.incarnation = incarnation
 
-    @property
-    def id(self) -> str:
-        """The thread's id, unique in its store and tenant."""
-        return self._id
-
-    @property
-    def store(self) -> ThreadStore:
-        """Where the thread is kept."""
-        return self._store
-
-    @property
-    def intent(self) -> Intent:
-        return self._intent
-
-    @property
-    def incarnation(self) -> int | None:
-        return self._incarnation
-
-    def seen(self, incarnation: int) -> None:
-        """Remember which life of the thread this handle stands for."""
-        self._incarnation = incarnation
+    # Read on the path of every turn: attrgetter is C.
+    id = property(attrgetter("_id"), doc="The thread's id, unique in its store and tenant.")
+    store = property(attrgetter("_store"), doc="Where the thread is kept.")
 
     async def info(self) -> ThreadInfo | None:
         """What the store knows of the thread; None if it is meant to be new and was not used yet.
@@ -49,17 +33,17 @@ class Handle:
         Raises ThreadNotFoundError, ThreadDeletedError.
         """
         found = await self._store.get(self._id, deleted=True)
-        if self._incarnation is not None:
-            if found is None or found.deleted or found.incarnation != self._incarnation:
+        if self.incarnation is not None:
+            if found is None or found.deleted or found.incarnation != self.incarnation:
                 raise deleted_error(self._id)
             return found
         if found is None or found.deleted:
-            if self._intent == "existing":
+            if self.intent == "existing":
                 raise not_found_error(self._id, self._store.location)
             return None
-        if self._intent == "new":
+        if self.intent == "new":
             return None
-        self._incarnation = found.incarnation
+        self.incarnation = found.incarnation
         return found
 
 

@@ -25,18 +25,14 @@ CHUNK = 250
 class Encoded:
     """The conversation up to a turn, as one codec writes it: a buffer, and where in it each turn ends."""
 
-    __slots__ = ("_length", "buffer", "ends", "hash")
+    __slots__ = ("_length", "buffer", "ends", "hash", "seq")
 
     def __init__(self, head: bytes | bytearray, ends: array[int] | None = None) -> None:
         self.buffer = bytearray(head)
         self.ends = ends if ends is not None else array("Q", (len(head),))
         self.hash = ROOT
+        self.seq = len(self.ends) - 1  # the depth of the last turn in it
         self._length = len(self.buffer)
-
-    @property
-    def seq(self) -> int:
-        """The depth of the last turn in it."""
-        return len(self.ends) - 1
 
     @property
     def size(self) -> int:
@@ -48,6 +44,7 @@ class Encoded:
         self.buffer += turn
         self._length = len(self.buffer)
         self.ends.append(self._length)
+        self.seq += 1
 
     def prefix(self, seq: int) -> Encoded:
         """A copy that ends with the turn `seq`."""
@@ -84,7 +81,8 @@ async def conversation(store: ThreadStore, codec: Codec, instructions: str | Non
     """
     if head.branch is None:
         return Encoded(codec.head(instructions))
-    slot: Encoded | None = store.cache.take(slot_key(store, codec, instructions, head.branch))
+    key = (store.tenant, head.branch, codec.name, instructions)
+    slot: Encoded | None = store.cache.take(key)
     if slot is not None and slot.seq == head.seq:
         if slot.hash != head.hash:  # another database has taken the place of the one that was read
             store.cache.clear()
@@ -92,7 +90,7 @@ async def conversation(store: ThreadStore, codec: Codec, instructions: str | Non
         if head.own_tip:
             return slot
         # The branch is another thread's: it keeps its slot, and this thread writes in a copy.
-        store.cache.give(slot_key(store, codec, instructions, head.branch), slot, slot.size)
+        store.cache.give(key, slot, slot.size)
         return slot.prefix(head.seq)
     return await _from_log(store, codec, instructions, head, slot)
 
@@ -101,11 +99,7 @@ def keep(store: ThreadStore, codec: Codec, instructions: str | None, head: Head,
     """Put an encoded conversation that ends at `head` into the cache."""
     if head.branch is not None:
         slot.hash = head.hash
-        store.cache.give(slot_key(store, codec, instructions, head.branch), slot, slot.size)
-
-
-def slot_key(store: ThreadStore, codec: Codec, instructions: str | None, branch: int) -> tuple[object, ...]:
-    return (store.tenant, branch, codec.name, instructions)
+        store.cache.give((store.tenant, head.branch, codec.name, instructions), slot, slot.size)
 
 
 async def _from_log(
@@ -120,7 +114,7 @@ async def _from_log(
         if segment.branch == head.branch and newest is not None and newest.seq < head.seq and head.own_tip:
             encoded = newest  # another process has gone on with this thread; so does its slot
         else:
-            encoded = _cached_prefix(store, slot_key(store, codec, instructions, segment.branch), newest, segment)
+            encoded = _cached_prefix(store, (store.tenant, segment.branch, codec.name, instructions), newest, segment)
         after = encoded.seq if encoded is not None else segment.after
         missing.append(Segment(segment.branch, after, segment.upto))
         newest = None

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Iterator
 
 from holdfast.conversation.updates import AgentRunResponseUpdate
 from holdfast.engine.effects import results_of
+from holdfast.engine.responses import AgentRunResponse
 from holdfast.engine.runs import TurnRun
 
 # How often the model is asked within one turn, should it go on calling tools.
@@ -38,3 +39,10 @@ async def take_turn(run: TurnRun) -> AsyncGenerator[Iterator[AgentRunResponseUpd
             raise
         raise failure from None
     await run.close()
+
+
+async def fold(run: TurnRun) -> AgentRunResponse:
+    """The same run without a reader: every update counts as read, and the response is the result."""
+    async for _ in take_turn(run):
+        continue
+    return run.response()

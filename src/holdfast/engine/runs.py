@@ -1,7 +1,9 @@
 """Runs: a turn being made, from its opening to its seal.
 
-Rule of this file: a run that was opened is closed in every case: when it ends well, when it fails, when it is
-cancelled at any await, and when nobody holds it any more. There is one path to the log, `_hand_over`.
+Rules of this file: a run that was opened is closed in every case: when it ends well, when it fails, when it is
+cancelled at any await, and when nobody holds it any more. There is one path to the log, `_hand_over`. What counts
+as said is what was handed on: updates that arrived but that nobody asked for are not part of an answer that was
+broken off.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import cast
 
 from msgspec import Struct
 
@@ -25,7 +29,6 @@ from holdfast.conversation.turns import (
 )
 from holdfast.conversation.updates import AgentRunResponseUpdate, Answer, Usage
 from holdfast.engine import history
-from holdfast.engine.exchanges import Exchange
 from holdfast.engine.handles import Handle
 from holdfast.engine.leases import OnConflict, acquire, release
 from holdfast.engine.responses import AgentRunResponse
@@ -60,6 +63,46 @@ class RunSpec(Struct, frozen=True):
     timeout: float | None = None
     on_conflict: OnConflict = "enqueue"
     agent_name: str | None = None
+
+
+class _Exchange:
+    """A request under way. `next` brings what came; `heard` folds what was handed on; `end` closes the connection."""
+
+    __slots__ = ("_answer", "_batch", "_batches", "_rest")
+
+    def __init__(self, client: ChatClient, request: ChatRequest) -> None:
+        self._batches = cast(AsyncGenerator[Sequence[AgentRunResponseUpdate], None], client.ask(request))
+        self._answer = Answer()
+        self._batch: Sequence[AgentRunResponseUpdate] = ()
+        self._rest: Iterator[AgentRunResponseUpdate] = iter(())
+
+    async def next(self, deadline: float | None) -> Iterator[AgentRunResponseUpdate] | None:
+        """The next updates, to be handed on one by one; None at the end. Asking for more means: all before was read.
+
+        `deadline` is in the event loop's time; TimeoutError after it.
+        """
+        if self._batch:
+            self._answer.add(self._batch)
+            self._batch = ()
+        async with asyncio.timeout_at(deadline):
+            batch = await anext(self._batches, None)
+        if batch is None:
+            return None
+        self._batch = batch
+        self._rest = iter(batch)
+        return self._rest
+
+    def heard(self) -> Answer:
+        """The answer as far as it was handed on. Nothing can be handed on afterwards."""
+        seen = len(self._batch) - operator.length_hint(self._rest)
+        self._answer.add(self._batch[:seen])
+        self._batch = ()
+        self._rest = iter(())
+        return self._answer
+
+    async def end(self) -> None:
+        """Close the connection, if it is still open."""
+        await self._batches.aclose()
 
 
 class TurnRun:
@@ -100,8 +143,8 @@ class TurnRun:
         self._deadline: float | None = None
         self._opened: OpenRun | None = None
         self._encoded: history.Encoded | None = None
-        self._exchange: Exchange | None = None
-        self._answer = Answer()
+        self._exchange: _Exchange | None = None
+        self._answer: Answer | None = None
         self._output: list[ChatMessage] = []
         self._usage: Usage | None = None
         self._rounds = 0
@@ -115,23 +158,18 @@ class TurnRun:
 
     async def open(self) -> None:
         """Wait for the thread and take it."""
-        if self.spec.timeout is None:
-            await self._open()
-            return
-        self._deadline = asyncio.get_running_loop().time() + self.spec.timeout
-        async with asyncio.timeout_at(self._deadline):
-            await self._open()
-
-    async def _open(self) -> None:
         spec = self.spec
-        self._opened = await acquire(
-            spec.thread,
-            self,
-            self.turn_id,
-            self._stored_input,
-            on_conflict=spec.on_conflict,
-            runtime=spec.runtime,
-        )
+        if spec.timeout is not None:
+            self._deadline = asyncio.get_running_loop().time() + spec.timeout
+        async with asyncio.timeout_at(self._deadline):
+            self._opened = await acquire(
+                spec.thread,
+                self,
+                self.turn_id,
+                self._stored_input,
+                on_conflict=spec.on_conflict,
+                runtime=spec.runtime,
+            )
         log.debug("turn %s: open", self.turn_id)
 
     async def ask(self) -> None:
@@ -144,7 +182,7 @@ class TurnRun:
             )
         body = self._encoded.body(self._told, self._tail)
         self._rounds += 1
-        self._exchange = Exchange(spec.client, ChatRequest(body, spec.options, spec.stream))
+        self._exchange = _Exchange(spec.client, ChatRequest(body, spec.options, spec.stream))
 
     async def next_updates(self) -> Iterator[AgentRunResponseUpdate] | None:
         """What came of the answer, to be handed on one by one; None when it has ended."""
@@ -248,7 +286,7 @@ class TurnRun:
 
     def response(self) -> AgentRunResponse:
         """What there is of the agent's part, once the turn is sealed."""
-        answer = self._answer
+        answer = self._answer or Answer()
         return AgentRunResponse(
             tuple(self._output),
             self.turn_id,
@@ -268,7 +306,7 @@ class TurnRun:
         self._status = status
         self._take_answer()
         self._output.extend(results_for(unanswered_calls(self._output), _WHY_NOT_MADE[status]))
-        answer = self._answer
+        answer = self._answer or Answer()
         record = encode_turn(
             self._stored_input,
             self._output,

@@ -118,10 +118,3 @@ class AgentRunStream:
         )
         error.response = self._run.response() if self._run.status else None
         return error
-
-
-async def fold(run: TurnRun) -> AgentRunResponse:
-    """The same run without a reader: every update counts as read, and the response is the result."""
-    async for _ in take_turn(run):
-        continue
-    return run.response()

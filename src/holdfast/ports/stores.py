@@ -140,20 +140,17 @@ class Handed(Protocol[T_co]):
         ...
 
 
-class Ready(Generic[T]):
+class Ready(Struct, Generic[T], frozen=True):
     """Work that is already done: what a store returns that need not wait."""
 
-    __slots__ = ("_value",)
-
-    def __init__(self, value: T) -> None:
-        self._value = value
+    value: T
 
     def __await__(self) -> Generator[Any, None, T]:
         yield from ()  # makes this a generator, as an awaitable has to be
-        return self._value
+        return self.value
 
     def then(self, call: Callable[[T], object]) -> None:
-        call(self._value)
+        call(self.value)
 
 
 class Failed:
@@ -237,8 +234,8 @@ class ThreadDirectory(Protocol):
         self,
         thread_id: str,
         *,
-        title: str | None | UnsetType = UNSET,
-        metadata: Mapping[str, Any] | None | UnsetType = UNSET,
+        title: str | UnsetType | None = UNSET,
+        metadata: Mapping[str, Any] | UnsetType | None = UNSET,
     ) -> Awaitable[ThreadInfo]:
         """Set the title or the metadata (JSON-able, replaced as a whole); neither touches the conversation.
 

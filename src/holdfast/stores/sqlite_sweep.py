@@ -11,8 +11,8 @@ from typing import Any
 
 import apsw
 
-from holdfast.ports.stores import Head, ThreadInfo
-from holdfast.stores.sqlite_rows import ThreadRow, save_labels, save_thread
+from holdfast.ports.stores import Head
+from holdfast.stores.sqlite_log import ThreadRow, save_labels, save_thread
 
 
 def bury(connection: apsw.Connection, row: ThreadRow) -> None:
@@ -22,7 +22,7 @@ def bury(connection: apsw.Connection, row: ThreadRow) -> None:
     row.stand_at(Head())
     row.updated = 0
     save_thread(connection, row)
-    save_labels(connection, row.tenant, ThreadInfo(row.id, row.head, row.incarnation))
+    save_labels(connection, row.n, 0, None, None)
     branches: list[Any] = connection.execute(
         "SELECT id FROM branches WHERE tenant = ? AND thread = ?", (row.tenant, row.id)
     ).fetchall()

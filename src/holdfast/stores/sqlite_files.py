@@ -1,0 +1,130 @@
+"""The file: how a database is opened, made and checked, and SQLite's errors in our own words.
+
+Rule of this file: a database is data, wherever it came from. A file that is none of ours is never changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import apsw
+
+from holdfast.conversation.errors import (
+    HoldfastError,
+    NotADatabaseError,
+    SchemaVersionError,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+)
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x686F6C64  # "hold": tells our files from other programs' databases
+
+
+def connect(path: str, busy_ms: int) -> apsw.Connection:
+    """A connection with the settings that all of ours have."""
+    connection = apsw.Connection(
+        path, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_NOFOLLOW
+    )
+    connection.set_busy_timeout(busy_ms)
+    # mmap off: it made the WAL-reset bug of older SQLites worse. trusted_schema off and cell_size_check on:
+    # a database is data, wherever it came from. secure_delete: what is deleted is overwritten.
+    for pragma in ("mmap_size=0", "trusted_schema=OFF", "cell_size_check=ON", "secure_delete=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+    connection.execute("PRAGMA wal_autocheckpoint=0")
+    return connection
+
+
+def opened(path: str, busy_ms: int) -> apsw.Connection:
+    """A connection to a database of our version, made or brought up to it if need be."""
+    _create_private(path)
+    connection = connect(path, busy_ms)
+    try:
+        _check_schema(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_schema(connection: apsw.Connection, path: str) -> None:
+    if connection.pragma("application_id") != APPLICATION_ID:
+        if connection.execute("SELECT count(*) FROM sqlite_schema").get:
+            raise NotADatabaseError(f"{path} is a database of another program. Choose another file for the threads.")
+        connection.execute("PRAGMA journal_mode=WAL")
+        _create_tables(connection)
+    version = connection.pragma("user_version")
+    if version > SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"{path} was written by a newer holdfast (tables of version {version}; this one knows "
+            f"{SCHEMA_VERSION}). Nothing was changed. Update holdfast."
+        )
+
+
+def roll_back(connection: apsw.Connection) -> None:
+    """Undo a transaction that failed, if SQLite has not done so itself."""
+    if connection.in_transaction:
+        with contextlib.suppress(apsw.Error):
+            connection.execute("ROLLBACK")
+
+
+def _create_private(path: str) -> None:
+    """Make the file for its owner's eyes alone, before SQLite makes it for everybody's."""
+    if not os.path.exists(path):
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            return
+        except OSError as error:
+            raise StoreUnavailableError(
+                f"Cannot create {path}: {error.strerror}. Check that its folder exists and may be written."
+            ) from None
+
+
+def _create_tables(connection: apsw.Connection) -> None:
+    with open(os.path.join(os.path.dirname(__file__), "sqlite.sql"), encoding="utf-8") as file:
+        schema = file.read()
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Another process may have been faster.
+        if connection.pragma("application_id") != APPLICATION_ID:
+            connection.execute(schema)
+            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute("COMMIT")
+    except BaseException:
+        roll_back(connection)
+        raise
+
+
+_WORDS: list[tuple[type[Exception], type[StoreError], str]] = [
+    (apsw.FullError, StoreFullError, "There is no room left to write {path}. Free some space; nothing stored is lost"),
+    (apsw.ReadOnlyError, StoreReadOnlyError, "{path} may not be written. Check the rights of the file and its folder"),
+    (apsw.BusyError, StoreBusyError, "Another process has been writing {path} for too long. Try again"),
+    (apsw.LockedError, StoreBusyError, "{path} is locked. Try again"),
+    (apsw.NotADBError, NotADatabaseError, "{path} is no database. Choose another file; this one was not touched"),
+    (apsw.CorruptError, StoreUnavailableError, "{path} is damaged. Keep a copy, and restore a backup"),
+    (
+        apsw.CantOpenError,
+        StoreUnavailableError,
+        "{path} cannot be opened. Check that its folder exists and may be written",
+    ),
+    (apsw.PermissionsError, StoreUnavailableError, "{path} may not be accessed. Check the rights of the file"),
+    (apsw.IOError, StoreUnavailableError, "The disk failed under {path}. What was acknowledged is kept; try again"),
+]
+
+
+def translated(error: BaseException, path: str) -> BaseException:
+    """An error of SQLite in our words; others as they are."""
+    if isinstance(error, apsw.Error):
+        for kind, ours, words in _WORDS:
+            if isinstance(error, kind):
+                return ours(f"{words.format(path=path)} ({error}).")
+        return StoreUnavailableError(f"SQLite failed with {path}: {type(error).__name__}: {error}.")
+    if isinstance(error, OSError) and not isinstance(error, HoldfastError):
+        return StoreUnavailableError(f"The store at {path} failed: {error.strerror or error}.")
+    return error
