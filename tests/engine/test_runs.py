@@ -419,4 +419,3 @@ async def test_an_event_loop_that_is_closed_in_the_middle_of_a_stream_does_not_h
     gc.collect()
     assert (await agent.run("y", thread=thread, timeout=5)).text == "next"
     assert await ends(thread) == [("cancelled", "one"), ("completed", "next")]
-

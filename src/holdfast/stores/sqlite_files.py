@@ -125,6 +125,10 @@ def translated(error: BaseException, path: str) -> BaseException:
             if isinstance(error, kind):
                 return ours(f"{words.format(path=path)} ({error}).")
         return StoreUnavailableError(f"SQLite failed with {path}: {type(error).__name__}: {error}.")
+    if isinstance(error, PermissionError):
+        return StoreReadOnlyError(
+            f"{error.filename or path} may not be written. Check the rights of the file and its folder."
+        )
     if isinstance(error, OSError) and not isinstance(error, HoldfastError):
         return StoreUnavailableError(f"The store at {path} failed: {error.strerror or error}.")
     return error
