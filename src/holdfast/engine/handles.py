@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from operator import attrgetter
 
-from holdfast.conversation.errors import ThreadDeletedError, ThreadNotFoundError
+from holdfast.conversation.errors import ThreadDeletedError, ThreadExistsError, ThreadNotFoundError
 from holdfast.ports.stores import Intent, ThreadInfo, ThreadStore
 
 
@@ -30,7 +30,7 @@ class Handle:
     async def info(self) -> ThreadInfo | None:
         """What the store knows of the thread; None if it is meant to be new and was not used yet.
 
-        Raises ThreadNotFoundError, ThreadDeletedError.
+        Raises ThreadExistsError, ThreadNotFoundError, ThreadDeletedError.
         """
         found = await self._store.get(self._id, deleted=True)
         if self.incarnation is not None:
@@ -42,7 +42,11 @@ class Handle:
                 raise not_found_error(self._id, self._store.location)
             return None
         if self.intent == "new":
-            return None
+            raise ThreadExistsError(
+                f"There is a thread {self._id!r} in {self._store.location} already. Take another id, or open the one "
+                "that exists with get_thread(id).",
+                thread_id=self._id,
+            )
         self.incarnation = found.incarnation
         return found
 

@@ -349,9 +349,15 @@ class TurnRun:
         timed_out = isinstance(error, TimeoutError) and not isinstance(error, HoldfastError)
         if not timed_out or self._deadline is None:
             return error
+        where = f"on thread {self.spec.thread.id!r}"
+        if self._opened is None:
+            return RunTimeoutError(
+                f"Another run {where} did not end within this run's timeout of {self.spec.timeout:g} s. Nothing was "
+                "sent or recorded; run again, or with a longer timeout."
+            )
         return RunTimeoutError(
-            f"Turn {self.turn_id} on thread {self.spec.thread.id!r} took longer than its timeout of "
-            f"{self.spec.timeout:g} s. What had arrived is kept in the log; run again with a longer timeout."
+            f"Turn {self.turn_id} {where} took longer than its timeout of {self.spec.timeout:g} s. What had arrived is "
+            "kept in the log; run again with a longer timeout."
         )
 
     def _tell_what_there_is(self, error: HoldfastError) -> None:

@@ -15,6 +15,7 @@ Rules of this file, which every store keeps (`holdfast.testing.contracts` checks
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
@@ -301,40 +302,38 @@ class SlotCache:
 
     A slot is lent, not shared: `take` removes it, so that one run at a time writes in it, and `give` puts it back.
     Everything in it can be made again from the log; dropping it costs nothing but time. Safe to use from several
-    threads, for each operation is one step of a dict.
+    threads.
     """
 
-    __slots__ = ("_limit", "_size", "_slots", "queues")
+    __slots__ = ("_limit", "_lock", "_size", "_slots", "queues")
 
     def __init__(self, limit: int = 256 * 1024 * 1024) -> None:
         self._slots: OrderedDict[object, tuple[Any, int]] = OrderedDict()
-        self.queues: dict[object, Any] = {}
+        self._lock = threading.Lock()
         self._limit = limit
         self._size = 0
+        self.queues: dict[object, Any] = {}
 
     def take(self, key: object) -> Any:
         """The slot, removed; None if there is none."""
-        found = self._slots.pop(key, None)
-        if found is None:
-            return None
-        self._size -= found[1]
-        return found[0]
+        with self._lock:
+            slot, size = self._slots.pop(key, (None, 0))
+            self._size -= size
+            return slot
 
     def give(self, key: object, slot: object, size: int) -> None:
         """Put a slot of `size` bytes (back); the longest unused ones are dropped when all are over the limit."""
-        self.take(key)
-        if size > self._limit:
-            return
-        self._slots[key] = (slot, size)
-        self._size += size
-        while self._size > self._limit and self._slots:
-            try:
-                _, (_, dropped) = self._slots.popitem(last=False)
-            except KeyError:
+        with self._lock:
+            self._size -= self._slots.pop(key, (None, 0))[1]
+            if size > self._limit:
                 return
-            self._size -= dropped
+            self._slots[key] = (slot, size)
+            self._size += size
+            while self._size > self._limit:
+                self._size -= self._slots.popitem(last=False)[1][1]
 
     def clear(self) -> None:
-        """Forget everything."""
-        self._slots.clear()
-        self._size = 0
+        """Forget all slots."""
+        with self._lock:
+            self._slots.clear()
+            self._size = 0

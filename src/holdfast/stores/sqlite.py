@@ -192,7 +192,7 @@ class SQLiteStore(SQLiteLog):
             bury(connection, row)
             return True
 
-        return self._then_flush(self._change(work, thread_id))
+        return self._then_flush(self._change(work, thread_id, large=True))
 
     async def _then_flush(self, deleted: Handed[bool]) -> bool:
         done = await deleted
@@ -200,13 +200,13 @@ class SQLiteStore(SQLiteLog):
             await self._shared.database.flush_log()
         return done
 
-    def _change(self, work: Work[T], *thread_ids: str) -> Handed[T]:
+    def _change(self, work: Work[T], *thread_ids: str, large: bool = False) -> Handed[T]:
         try:
             for thread_id in thread_ids:
                 checked_thread_id(thread_id)
         except Exception as error:
             return Failed(error)
-        return self._write(work, durable=True)
+        return self._write(work, durable=True, large=large)
 
 
 def _living(connection: apsw.Connection, tenant: str, thread_id: str, incarnation: int | None) -> ThreadRow:

@@ -85,18 +85,24 @@ class Database:
     # --- work --------------------------------------------------------------------------------------------------
 
     def write(
-        self, work: Work[T], *, durable: bool, settled: Notice | None = None, failed: Notice | None = None
+        self,
+        work: Work[T],
+        *,
+        durable: bool,
+        large: bool = False,
+        settled: Notice | None = None,
+        failed: Notice | None = None,
     ) -> Handed[T]:
         """Do a piece of work in a transaction of its own, or with what arrived together.
 
-        It is handed over when this returns. `settled` is called as soon as it is known whether it was done,
-        `failed` if it was not.
+        It is handed over when this returns. Work that is `large` is never done on the caller's thread. `settled` is
+        called as soon as it is known whether it was done, `failed` if it was not.
         """
         now = time.monotonic()
         self._recent.append(now)
         fast = self._commit_seconds < FAST_COMMIT_SECONDS
         calm = self.open_runs <= CALM_RUNS or now - self._recent[0] > CALM_SECONDS
-        if fast and calm and not self._waiting and self._lock.acquire(blocking=False):
+        if fast and calm and not large and not self._waiting and self._lock.acquire(blocking=False):
             try:
                 if not self._waiting:
                     return self._write_here(work, durable, settled, failed)

@@ -263,7 +263,12 @@ class SQLiteLog:
         def work(connection: apsw.Connection) -> Head:
             return _seal(connection, tenant, run, handed) if handed else _give_back(connection, tenant, run)
 
-        return self._write(work, durable=True, settled=lambda: shared.ends((tenant, run.thread_id, run.epoch)))
+        return self._write(
+            work,
+            durable=True,
+            large=len(handed) > 50,
+            settled=lambda: shared.ends((tenant, run.thread_id, run.epoch)),
+        )
 
     def lineage(self, head: Head) -> Awaitable[tuple[Segment, ...]]:
         return self._read(lambda connection: lineage(connection, self.tenant, head))
