@@ -267,7 +267,7 @@ class StoreMachine(RuleBasedStateMachine):
         thread.run = None
 
     async def _until_free(self, name: Name) -> None:
-        for _ in range(1000):
+        for _ in range(200):
             info = await self.views[name[0]].get(name[1])
             if info is not None and info.busy is None:
                 return
