@@ -125,7 +125,7 @@ async def test_reject_against_another_process(tmp_path: Path) -> None:
         await service.wait_for_requests(1)
         store = SQLiteStore(path)
         agent = ScriptedChatClient("mine").create_agent(thread_store=store)
-        with pytest.raises(ThreadBusyError, match="another process"):
+        with pytest.raises(ThreadBusyError, match="is taken by turn"):
             await agent.run("x", thread=agent.get_thread("common"), on_conflict="reject")
         waiting = asyncio.create_task(agent.run("x", thread=agent.get_thread("common")))
         await asyncio.sleep(0.2)
@@ -227,3 +227,45 @@ async def test_a_stopped_process_is_not_taken_for_dead(tmp_path: Path, service: 
     assert {status for _, status, _ in turns} == {"completed"}
     assert len(turns) == 4
     assert set(acked(output)) < {turn_id for turn_id, _, _ in turns}
+
+
+async def test_a_writer_that_comes_back_after_its_lease_writes_nothing(
+    tmp_path: Path, service: ChatCompletionsStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.stores.sqlite_line.LEASE_SECONDS", 0.4)  # for this process; ten seconds otherwise
+    path = tmp_path / "threads.db"
+    process = talker(path, service, "zombie", 1, "stream")
+    await service.wait_for_requests(1)
+    os.kill(process.pid, signal.SIGSTOP)
+    store = SQLiteStore(path)
+    agent = ScriptedChatClient("mine").create_agent(thread_store=store)
+    try:
+        assert (await agent.run("x", thread=agent.get_thread("common"))).text == "mine"
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    output, _ = await asyncio.to_thread(process.communicate, timeout=30)
+    store.close()
+    assert process.returncode != 0  # it was told that its turn was not recorded
+    assert acked(output) == []
+    assert [(status, text) for _, status, text in await history(path)] == [
+        ("interrupted", "zombie says 0"),
+        ("completed", "x"),
+    ]
+
+
+async def test_a_thread_deleted_under_another_processs_run_stays_deleted(
+    tmp_path: Path, service: ChatCompletionsStandIn
+) -> None:
+    path = tmp_path / "threads.db"
+    process = talker(path, service, "a", 1, "stream")
+    await service.wait_for_requests(1)
+    store = SQLiteStore(path)
+    thread = AgentThread(store, "common", intent="existing")
+    with pytest.raises(ThreadBusyError):
+        await thread.delete()
+    await thread.delete(interrupt=True)
+    output, _ = await asyncio.to_thread(process.communicate, timeout=30)
+    assert process.returncode != 0
+    assert acked(output) == []
+    assert await store.get("common") is None
+    store.close()

@@ -304,7 +304,7 @@ async def test_a_turn_writes_the_same_at_any_length(sqlite: SQLiteStore) -> None
         writer.set_exec_trace(None)
         wrote[length] = (len(said), os.path.getsize(sqlite.location + "-wal") // 4120)
     assert wrote[10][0] == wrote[2000][0]
-    assert abs(wrote[10][1] - wrote[2000][1]) <= 8  # of about sixty: pages that happen to be full
+    assert abs(wrote[10][1] - wrote[2000][1]) <= 15  # of about sixty: pages that happen to be full
 
 
 async def test_the_log_does_not_grow_for_ever(sqlite: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:

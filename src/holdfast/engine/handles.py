@@ -24,8 +24,8 @@ class Handle:
         self.incarnation = incarnation
 
     # Read on the path of every turn: attrgetter is C.
-    id = property(attrgetter("_id"), doc="The thread's id, unique in its store and tenant.")
-    store = property(attrgetter("_store"), doc="Where the thread is kept.")
+    id: str = property(attrgetter("_id"), doc="The thread's id, unique in its store and tenant.")  # type: ignore[assignment]
+    store: ThreadStore = property(attrgetter("_store"), doc="Where the thread is kept.")  # type: ignore[assignment]
 
     async def info(self) -> ThreadInfo | None:
         """What the store knows of the thread; None if it is meant to be new and was not used yet.

@@ -9,8 +9,8 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Coroutine
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -19,8 +19,8 @@ _loop: asyncio.AbstractEventLoop | None = None
 _thread: threading.Thread | None = None
 
 
-def run_sync(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end and return its result; works in scripts, in notebooks and inside a running loop.
+def run_sync(work: Awaitable[T]) -> T:
+    """Await something in code that is not async, and return its result: in scripts, notebooks, inside a running loop.
 
         answer = run_sync(agent.run("Hello", thread=thread))
         turns = run_sync(thread.turns())
@@ -30,7 +30,8 @@ def run_sync(work: Coroutine[Any, Any, T]) -> T:
     """
     loop = _background_loop()
     if threading.current_thread() is _thread:
-        work.close()
+        if isinstance(work, Coroutine):
+            work.close()
         raise RuntimeError("run_sync was called from a coroutine that run_sync is running; await it instead.")
     ended = threading.Event()
     future = asyncio.run_coroutine_threadsafe(_announced(work, ended), loop)
@@ -43,7 +44,7 @@ def run_sync(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-async def _announced(work: Coroutine[Any, Any, T], ended: threading.Event) -> T:
+async def _announced(work: Awaitable[T], ended: threading.Event) -> T:
     try:
         return await work
     finally:

@@ -175,14 +175,15 @@ class AgentThread(Handle):
             raise InvalidInputError(f"Thread {self.id!r} has no turns to rewind.", thread_id=self.id)
         await self.store.move_head(self.id, back=back, to=to, incarnation=self.incarnation)
 
-    async def delete(self) -> None:
+    async def delete(self, *, interrupt: bool = False) -> None:
         """Delete the thread and the bytes of its turns, except those that forks of it still reach.
 
-        Handles on it raise ThreadDeletedError from now on. Raises ThreadBusyError while a run goes on.
+        Handles on it raise ThreadDeletedError from now on. While a run goes on ThreadBusyError is raised; with
+        `interrupt` the thread goes all the same, and that run ends in an error when it would have been recorded.
         """
         info = await self.info()
         if info is not None:
-            await self.store.delete(self.id, incarnation=info.incarnation)
+            await self.store.delete(self.id, incarnation=info.incarnation, interrupt=interrupt)
 
 
 class _Writer:

@@ -16,6 +16,7 @@ Rules of this file, which every store keeps (`holdfast.testing.contracts` checks
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
@@ -86,9 +87,13 @@ class OpenRun(Struct, frozen=True):
 
 
 class Busy(Struct, frozen=True):
-    """The thread has an open run. `alive` is False if the process that held it is gone: it can be taken over."""
+    """The thread is taken. `run` is its open run; None if it has none, but others stand in line before.
 
-    run: OpenRun
+    `alive` is False if the process that made the run is gone, or has shown no sign of life for a lease: it can be
+    taken over.
+    """
+
+    run: OpenRun | None
     alive: bool
 
 
@@ -182,14 +187,26 @@ class RunLog(Protocol):
         *,
         intent: Intent = "either",
         incarnation: int | None = None,
+        in_line: bool = False,
     ) -> Handed[OpenRun | Busy]:
         """Open a run: take the thread, raise its epoch, record the input. Survives the death of the process.
 
+        If the thread is taken the answer is Busy; with `in_line` the run then has a ticket: it stands in line under
+        its turn id until it opens or is withdrawn, and is let in before all that came after it, from whichever
+        process. (The tickets of dead processes are dropped: nobody was told that they were taken.)
         `incarnation` is what the handle saw before (then `intent` is of no account); None on its first use.
         A thread that does not exist, or whose id has only a tombstone, is created for the intents "new" and "either".
         Raises ThreadExistsError ("new", but it exists), ThreadNotFoundError ("existing", but there is none),
         ThreadDeletedError (another incarnation, or deleted).
         """
+        ...
+
+    def wait(self, thread_id: str, turn_id: str, *, seconds: float) -> Awaitable[None]:
+        """Return when the run that stands in line under this turn id may be let in, at the latest after `seconds`."""
+        ...
+
+    def withdraw(self, thread_id: str, turn_id: str) -> Handed[None]:
+        """Leave the line. Nothing happens if the run does not stand in it."""
         ...
 
     def take_over(self, holder: OpenRun) -> Handed[OpenRun | None]:
@@ -263,10 +280,11 @@ class ThreadDirectory(Protocol):
         """
         ...
 
-    def delete(self, thread_id: str, *, incarnation: int | None = None) -> Awaitable[bool]:
+    def delete(self, thread_id: str, *, incarnation: int | None = None, interrupt: bool = False) -> Awaitable[bool]:
         """Delete a thread: only a tombstone stays, and those of its turns that other threads reach.
 
-        The bytes of everything else are overwritten. False if there was no such thread.
+        The bytes of everything else are overwritten. False if there was no such thread. With `interrupt` an open run
+        goes too: its writer finds out when it seals.
         Raises ThreadBusyError while a run is open, ThreadDeletedError for another incarnation.
         """
         ...
@@ -298,21 +316,21 @@ class ThreadStore(RunLog, ThreadDirectory, Protocol):
 class SlotCache:
     """What the engine keeps beside a store, opaque to the store and shared by all handles.
 
-    Slots: a byte-bounded LRU. `queues` holds who waits for which thread in this process.
+    Slots: a byte-bounded LRU. `holders` knows the run of this process that has a thread, as long as it lives.
 
     A slot is lent, not shared: `take` removes it, so that one run at a time writes in it, and `give` puts it back.
     Everything in it can be made again from the log; dropping it costs nothing but time. Safe to use from several
     threads.
     """
 
-    __slots__ = ("_limit", "_lock", "_size", "_slots", "queues")
+    __slots__ = ("_limit", "_lock", "_size", "_slots", "holders")
 
     def __init__(self, limit: int = 256 * 1024 * 1024) -> None:
         self._slots: OrderedDict[object, tuple[Any, int]] = OrderedDict()
         self._lock = threading.Lock()
         self._limit = limit
         self._size = 0
-        self.queues: dict[object, Any] = {}
+        self.holders: weakref.WeakValueDictionary[object, Any] = weakref.WeakValueDictionary()
 
     def take(self, key: object) -> Any:
         """The slot, removed; None if there is none."""

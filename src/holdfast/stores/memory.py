@@ -30,6 +30,7 @@ from holdfast.ports.stores import (
     ThreadPage,
 )
 from holdfast.stores import rules
+from holdfast.stores.calls import Calls
 from holdfast.stores.memory_log import Log, Place, Thread, place_of
 from holdfast.stores.ready import Steps
 
@@ -46,6 +47,7 @@ class _Shared:
         self.runtime = runtime
         self.cache = SlotCache(max_cache_bytes)
         self.steps = Steps()
+        self.calls = Calls()
         self.logs: dict[str, Log] = {}
         self.closed = False
         # Never used twice, in any tenant: what was cached of a branch can never be taken for another's.
@@ -129,18 +131,50 @@ class MemoryStore:
         *,
         intent: Intent = "either",
         incarnation: int | None = None,
+        in_line: bool = False,
     ) -> Handed[OpenRun | Busy]:
         def work(log: Log) -> OpenRun | Busy:
             checked_turn_id(turn_id)
             thread = _meant(log, checked_thread_id(thread_id), intent, incarnation, started_us)
-            if thread.run is not None:
+            if thread.run is not None or thread.line[:1] not in ((), (turn_id,)):
+                if in_line and turn_id not in thread.line:
+                    log.threads.put(thread_id, replace(thread, line=(*thread.line, turn_id)))
                 return Busy(thread.run, alive=not thread.left)
             epoch = thread.epoch + 1
             run = OpenRun(thread_id, turn_id, epoch, thread.incarnation, thread.head, bytes(stored_input), started_us)
-            log.threads.put(thread_id, replace(thread, epoch=epoch, run=run))
+            log.threads.put(thread_id, replace(thread, epoch=epoch, run=run, line=thread.line[1:]))
             return run
 
         return self._step(work)
+
+    async def wait(self, thread_id: str, turn_id: str, *, seconds: float) -> None:
+        def look() -> float | None:
+            thread = self._log().threads.rows.get(thread_id)
+            waits = thread is not None and not thread.deleted and not thread.left and turn_id in thread.line
+            return seconds if waits and thread and (thread.run is not None or thread.line[0] != turn_id) else None
+
+        await self._shared.calls.wait((self._tenant, thread_id, turn_id), look, seconds=seconds)
+
+    def withdraw(self, thread_id: str, turn_id: str) -> Handed[None]:
+        def work(log: Log) -> None:
+            thread = log.threads.get(thread_id)
+            if thread is not None and turn_id in thread.line:
+                line = tuple(waiting for waiting in thread.line if waiting != turn_id)
+                log.threads.put(thread_id, replace(thread, line=line))
+
+        return self._then_call(thread_id, self._step(work))
+
+    def _then_call(self, thread_id: str, done: Handed[T]) -> Handed[T]:
+        """Wake whoever is next in line: the thread may be free."""
+
+        def call(_: object) -> None:
+            log = self._shared.logs.get(self._tenant)
+            thread = log.threads.rows.get(thread_id) if log is not None else None
+            if thread is not None and thread.line:
+                self._shared.calls.call((self._tenant, thread_id, thread.line[0]))
+
+        done.then(call)
+        return done
 
     def take_over(self, holder: OpenRun) -> Handed[OpenRun | None]:
         """The writers of a memory store live as long as it does; one is gone if its `seal` failed."""
@@ -167,7 +201,7 @@ class MemoryStore:
             log.threads.put(thread.id, replace(sealed, run=None, left=False))
             return sealed.head
 
-        return self._step(work)
+        return self._then_call(run.thread_id, self._step(work))
 
     def lineage(self, head: Head) -> Handed[tuple[Segment, ...]]:
         def work(log: Log) -> tuple[Segment, ...]:
@@ -257,14 +291,14 @@ class MemoryStore:
 
         return self._step(work)
 
-    def delete(self, thread_id: str, *, incarnation: int | None = None) -> Handed[bool]:
+    def delete(self, thread_id: str, *, incarnation: int | None = None, interrupt: bool = False) -> Handed[bool]:
         def work(log: Log) -> bool:
             thread = log.threads.get(checked_thread_id(thread_id))
             if thread is not None and incarnation not in (None, thread.incarnation):
                 raise rules.thread_deleted(thread_id)
             if thread is None or thread.deleted:
                 return False
-            if thread.run is not None:
+            if thread.run is not None and not interrupt:
                 raise rules.thread_busy(thread.run, "deleted")
             log.bury(thread)
             return True

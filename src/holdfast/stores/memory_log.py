@@ -29,7 +29,10 @@ Place: TypeAlias = tuple[int, int]
 
 
 class Thread(Struct, frozen=True):
-    """A thread, or the tombstone of one. `left` says that the writer of its open run has given up."""
+    """A thread, or the tombstone of one. `left` says that the writer of its open run has given up.
+
+    `line` holds the turn ids of the runs that stand in line before it.
+    """
 
     id: str
     incarnation: int
@@ -44,6 +47,7 @@ class Thread(Struct, frozen=True):
     created_us: int = 0
     updated_us: int = 0
     deleted: bool = False
+    line: tuple[str, ...] = ()
 
 
 class Branch(Struct, frozen=True):

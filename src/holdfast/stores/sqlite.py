@@ -179,7 +179,7 @@ class SQLiteStore(SQLiteLog):
 
         return self._change(work, thread_id)
 
-    def delete(self, thread_id: str, *, incarnation: int | None = None) -> Awaitable[bool]:
+    def delete(self, thread_id: str, *, incarnation: int | None = None, interrupt: bool = False) -> Awaitable[bool]:
         tenant = self.tenant
 
         def work(connection: apsw.Connection) -> bool:
@@ -187,7 +187,7 @@ class SQLiteStore(SQLiteLog):
             if row is None or (row.tombstone and incarnation in (None, row.incarnation)):
                 return False
             _check_life(row, incarnation)
-            if row.run is not None:
+            if row.run is not None and not interrupt:
                 raise rules.thread_busy(row.open_run(), "deleted")
             bury(connection, row)
             return True

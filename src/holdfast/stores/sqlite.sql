@@ -68,19 +68,21 @@ CREATE TABLE turns (
 
 CREATE INDEX turns_key ON turns (tenant, key) WHERE key IS NOT NULL;
 
--- Runs that wait, for their turn or for an approval.
+-- Runs that stand in line before a thread, first come, first served.
 CREATE TABLE runs (
+  ticket  INTEGER PRIMARY KEY AUTOINCREMENT,
   tenant  TEXT    NOT NULL,
   thread  TEXT    NOT NULL,
   turn    TEXT    NOT NULL,
-  ticket  INTEGER PRIMARY KEY AUTOINCREMENT,
-  state   TEXT    NOT NULL,
+  state   TEXT    NOT NULL,                -- queued
   owner   INTEGER,
   key     TEXT,
   input   BLOB,
-  "check" INTEGER NOT NULL,
+  "check" INTEGER NOT NULL,                -- of tenant, thread, turn, state and owner
   UNIQUE (tenant, turn)
 ) STRICT;
+
+CREATE INDEX runs_thread ON runs (tenant, thread, ticket);
 
 -- What an open or waiting run has done so far.
 CREATE TABLE journal (
@@ -93,11 +95,11 @@ CREATE TABLE journal (
 ) STRICT, WITHOUT ROWID;
 
 -- The processes that may have runs. Each holds a lock on byte `id` of the file beside the database for as long as
--- it lives.
+-- it lives, and raises its beat every few seconds while it has something that others wait for.
 CREATE TABLE owners (
   id      INTEGER PRIMARY KEY,             -- chosen at random
   process TEXT    NOT NULL,
   since   INTEGER NOT NULL,
   beat    INTEGER NOT NULL DEFAULT 0,
-  address TEXT
+  address TEXT                             -- where it listens for calls
 ) STRICT;

@@ -66,9 +66,11 @@ class Database:
 
     def _reset(self) -> None:
         self.open_runs = 0
-        self._lock = threading.RLock()  # held by whoever uses the writing connection
+        # Held by whoever uses the writing connection. Not reentrant: a finalizer that writes in the middle of a
+        # transaction must find it taken, and go to the writer's thread.
+        self._lock = threading.Lock()
         self._read_lock = threading.Lock()  # held by whoever uses the reading one
-        self._gate = threading.Lock()  # held for a moment, to hand something over
+        self._gate = threading.RLock()  # held for a moment, to hand something over; a finalizer may do so within
         self._writer: apsw.Connection | None = None
         self._reader: apsw.Connection | None = None
         self._checkpointer: apsw.Connection | None = None

@@ -33,7 +33,9 @@ from holdfast.ports.stores import (
     StoredTurn,
 )
 from holdfast.stores import liveness, rules
+from holdfast.stores.sqlite_bell import Beat
 from holdfast.stores.sqlite_db import Database, Work, check_of
+from holdfast.stores.sqlite_line import LOOK_FIRST, LOOK_LATER, Line, NextUp
 from holdfast.stores.sqlite_turns import damaged, insert_turn, lineage, new_branch, read_turns
 
 COLUMNS = (
@@ -54,6 +56,8 @@ _SEAL = (
     "AND branch IS ? AND seq = ?"
 )
 _SEAL_ON, _SEAL_ON_NEW_BRANCH = _SEAL.format(branch=""), _SEAL.format(branch="branch = ?, ")
+
+_ANYBODY_IN_LINE = "SELECT 1 FROM runs WHERE tenant = ? AND thread = ? LIMIT 1"
 
 # What tells one writer's run from all others: tenant, thread, epoch.
 RunName: TypeAlias = tuple[str, str, int]
@@ -131,7 +135,9 @@ class Shared:
         self.database = Database(path, busy_timeout=busy_timeout)
         self.runtime = runtime
         self.cache = SlotCache(max_cache_bytes)
+        self.line = Line(path, runtime)
         self.owner = 0
+        self._beat: Beat | None = None
         self._process = 0
         self._listed = False
         self._making: set[Hashable] = set()
@@ -146,6 +152,8 @@ class Shared:
             self.owner, self._listed = int.from_bytes(os.urandom(7), "big"), False
             self._making = liveness.begin(path, self.owner)
             self._process = os.getpid()
+            self.line.belongs_to(self.owner, self._making)
+            self._beat = Beat(self._beats)
         listed: list[Any] = connection.execute("SELECT id FROM owners").fetchall()
         for (other,) in listed:
             if not liveness.is_alive(path, other):
@@ -156,6 +164,14 @@ class Shared:
         )
         self._listed = True
         return self.owner
+
+    def _beats(self) -> None:
+        """Say that this process is not stopped, while it has something that others may wait for."""
+        if self._making and self._process == os.getpid():
+            self.database.write(
+                lambda connection: connection.execute("UPDATE owners SET beat = beat + 1 WHERE id = ?", (self.owner,)),
+                durable=False,
+            )
 
     def begins(self, run: RunName) -> None:
         """From now on this process makes that run."""
@@ -169,9 +185,13 @@ class Shared:
 
     def die(self) -> None:
         """Give up this process's number: from now on its open runs are nobody's."""
-        if self._process == os.getpid():
-            liveness.end(self.database.path, self.owner)
-            self._process, self._making = 0, set()
+        if self._process != os.getpid():
+            return
+        if self._beat is not None:
+            self._beat.close()
+        self.line.close()
+        liveness.end(self.database.path, self.owner)
+        self._process, self._making = 0, set()
 
     def close(self) -> None:
         self.database.close()
@@ -196,6 +216,7 @@ class SQLiteLog:
         *,
         intent: Intent = "either",
         incarnation: int | None = None,
+        in_line: bool = False,
     ) -> Handed[OpenRun | Busy]:
         shared, tenant, said = self._shared, self.tenant, bytes(stored_input)
         name: RunName | None = None
@@ -210,7 +231,14 @@ class SQLiteLog:
             elif intent == "new" and incarnation is None:
                 raise rules.thread_exists(thread_id)
             if row.run is not None:
-                return Busy(row.open_run(), self._is_made(row))
+                if in_line:
+                    self._stand_in_line(connection, thread_id, turn_id)
+                return Busy(row.open_run(), self._is_made(connection, row))
+            if connection.execute(_ANYBODY_IN_LINE, (tenant, thread_id)).fetchone() is not None:
+                if in_line:
+                    self._stand_in_line(connection, thread_id, turn_id)
+                if not shared.line.lets_in(connection, (tenant, thread_id, turn_id)):
+                    return Busy(None, True)
             name = self._give_to(connection, row, turn_id, said, started_us)
             return row.open_run()
 
@@ -237,10 +265,56 @@ class SQLiteLog:
         self._shared.begins(name)
         return name
 
-    def _is_made(self, row: ThreadRow) -> bool:
+    def _is_made(self, connection: apsw.Connection, row: ThreadRow) -> bool:
         """Whether somebody is at work on the row's open run."""
-        name = (row.tenant, row.id, row.epoch)
-        return row.owner is not None and liveness.is_making(self._shared.database.path, row.owner, name)
+        return self._shared.line.is_there(connection, row.owner, (row.tenant, row.id, row.epoch))
+
+    # --- the line ----------------------------------------------------------------------------------------------
+
+    def _stand_in_line(self, connection: apsw.Connection, thread_id: str, turn_id: str) -> None:
+        self._shared.owner_in(connection)
+        self._shared.line.stand(connection, (self.tenant, thread_id, turn_id))
+
+    async def wait(self, thread_id: str, turn_id: str, *, seconds: float) -> None:
+        place = (self.tenant, thread_id, turn_id)
+
+        def look() -> float | None:
+            return self._shared.database.read(lambda connection: self._still_waits(connection, thread_id, turn_id))
+
+        await self._shared.line.calls.wait(place, look, seconds=seconds)
+
+    def _still_waits(self, connection: apsw.Connection, thread_id: str, turn_id: str) -> float | None:
+        """None if a run in line should try to open; else in how many seconds it should look again."""
+        row = find_thread(connection, self.tenant, thread_id)
+        if row is None or row.tombstone or (row.run is not None and not self._is_made(connection, row)):
+            return None
+        up = self._shared.line.next_up(connection, self.tenant, thread_id)
+        is_next = up is None or up[1][2] == turn_id
+        if row.run is None and is_next:
+            return None
+        return LOOK_FIRST if is_next else LOOK_LATER
+
+    def withdraw(self, thread_id: str, turn_id: str) -> Handed[None]:
+        up: list[tuple[str | None, NextUp]] = []
+
+        def work(connection: apsw.Connection) -> None:
+            self._shared.line.leave(connection, (self.tenant, thread_id, turn_id))
+            row = find_thread(connection, self.tenant, thread_id)
+            if row is not None and row.run is None:
+                self._note_next(connection, thread_id, up)
+
+        return self._write(work, durable=False, settled=lambda: self._call(up))
+
+    def _note_next(self, connection: apsw.Connection, thread_id: str, up: list[tuple[str | None, NextUp]]) -> None:
+        """Note in `up` who is to be called once the transaction is done."""
+        up.clear()
+        found = self._shared.line.next_up(connection, self.tenant, thread_id)
+        if found is not None:
+            up.append((Line.address_of(connection, found[0]), found))
+
+    def _call(self, up: list[tuple[str | None, NextUp]]) -> None:
+        for address, found in up:
+            self._shared.line.call(address, found)
 
     def take_over(self, holder: OpenRun) -> Handed[OpenRun | None]:
         shared, tenant = self._shared, self.tenant
@@ -249,7 +323,7 @@ class SQLiteLog:
         def work(connection: apsw.Connection) -> OpenRun | None:
             nonlocal name
             row = find_thread(connection, tenant, holder.thread_id)
-            if row is None or row.run is None or row.open_run() != holder or self._is_made(row):
+            if row is None or row.run is None or row.open_run() != holder or self._is_made(connection, row):
                 return None
             name = self._give_to(connection, row, row.run, row.input, holder.started_us)
             return row.open_run()
@@ -260,15 +334,19 @@ class SQLiteLog:
         shared, tenant = self._shared, self.tenant
         handed = [turn if type(turn.record) is bytes else replace(turn, record=bytes(turn.record)) for turn in turns]
 
-        def work(connection: apsw.Connection) -> Head:
-            return _seal(connection, tenant, run, handed) if handed else _give_back(connection, tenant, run)
+        up: list[tuple[str | None, NextUp]] = []
 
-        return self._write(
-            work,
-            durable=True,
-            large=len(handed) > 50,
-            settled=lambda: shared.ends((tenant, run.thread_id, run.epoch)),
-        )
+        def work(connection: apsw.Connection) -> Head:
+            head = _seal(connection, tenant, run, handed) if handed else _give_back(connection, tenant, run)
+            if connection.execute(_ANYBODY_IN_LINE, (tenant, run.thread_id)).fetchone() is not None:
+                self._note_next(connection, run.thread_id, up)
+            return head
+
+        def settled() -> None:
+            shared.ends((tenant, run.thread_id, run.epoch))
+            self._call(up)
+
+        return self._write(work, durable=True, large=len(handed) > 50, settled=settled)
 
     def lineage(self, head: Head) -> Awaitable[tuple[Segment, ...]]:
         return self._read(lambda connection: lineage(connection, self.tenant, head))

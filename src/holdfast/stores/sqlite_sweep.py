@@ -19,6 +19,9 @@ def bury(connection: apsw.Connection, row: ThreadRow) -> None:
     """Make a thread a tombstone, and sweep what only it reached."""
     stood_on = row.branch
     row.tombstone = 1
+    row.epoch += 1  # whoever is in the middle of a run finds out when it seals
+    row.run = row.owner = row.input = row.opened = row.key = None
+    connection.execute("DELETE FROM runs WHERE tenant = ? AND thread = ?", (row.tenant, row.id))
     row.stand_at(Head())
     row.updated = 0
     save_thread(connection, row)

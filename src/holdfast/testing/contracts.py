@@ -17,6 +17,7 @@ from holdfast.testing.contracts_deleting import DeletingTests
 from holdfast.testing.contracts_handing import HandingOverTests
 from holdfast.testing.contracts_history import ForkingTests, ReadingTests, RewindingTests
 from holdfast.testing.contracts_keeping import KeepingTests
+from holdfast.testing.contracts_line import LineTests
 from holdfast.testing.contracts_runs import OpeningTests, SealingTests, TakingOverTests
 from holdfast.testing.contracts_threads import DirectoryTests, TenantTests
 
@@ -26,6 +27,7 @@ class StoreContract(
     SealingTests,
     HandingOverTests,
     TakingOverTests,
+    LineTests,
     ReadingTests,
     ForkingTests,
     RewindingTests,

@@ -119,6 +119,7 @@ class OpeningTests(Bench):
         busy = await self.store.open_run("a", "t2", b"[]", 1)
         assert isinstance(run, OpenRun)
         assert isinstance(busy, Busy)
+        assert busy.run is not None
         assert run.input == busy.run.input == b'["\x00\xff"]'
 
 

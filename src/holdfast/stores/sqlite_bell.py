@@ -1,0 +1,100 @@
+"""Bell: how processes that share a database tell each other that a thread is free, and that they are alive.
+
+A datagram to the next in line wakes it in a fraction of a millisecond; a beat in the database says every few seconds
+that a process with runs is not stopped. Rule of this file: both are hints. A datagram that is lost, forged or comes
+twice only makes somebody look; what decides is in the transactions.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+log = logging.getLogger("holdfast.stores")
+
+# A process with open runs beats so often, and one whose beat has not changed for so long has lost its runs.
+BEAT_SECONDS, LEASE_SECONDS = 2.5, 10.0
+
+_decode = msgspec.json.Decoder(tuple[str, str, str]).decode
+
+
+class Bell:
+    """This process's ear: a datagram socket that nobody outside the machine can reach."""
+
+    def __init__(self, owner: int, ring: Callable[[tuple[str, str, str]], object]) -> None:
+        """Listen under the owner's number; `ring` is called with (tenant, thread id, turn id). Raises OSError."""
+        self._ring = ring
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        if sys.platform == "linux":
+            self.address = f"@holdfast-{owner:x}"  # abstract: no file, gone with the process
+        else:
+            self.address = os.path.join(tempfile.gettempdir(), f"holdfast-{owner:x}")
+        self._socket.bind(_bound(self.address))
+        self._thread = threading.Thread(target=self._listen, name="holdfast-bell", daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                message = self._socket.recv(4096)
+            except OSError:
+                return
+            if not message:
+                return
+            try:
+                self._ring(_decode(message))
+            except (msgspec.DecodeError, UnicodeError):
+                log.debug("a datagram that is no call was dropped")
+
+    def close(self) -> None:
+        """Stop listening."""
+        ring(self.address, b"")
+        self._thread.join(timeout=1)
+        self._socket.close()
+        if not self.address.startswith("@"):
+            os.unlink(self.address)
+
+
+def call(address: str, tenant: str, thread_id: str, turn_id: str) -> None:
+    """Ring at another process, for the run that stands in line there."""
+    ring(address, msgspec.json.encode((tenant, thread_id, turn_id)))
+
+
+def ring(address: str, message: bytes) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)
+        try:
+            sender.sendto(message, _bound(address))
+        except OSError as error:
+            log.debug("nobody heard the call at %s: %s", address, error)
+
+
+def _bound(address: str) -> str:
+    return "\0" + address[1:] if address.startswith("@") else address
+
+
+class Beat:
+    """Calls `beat` every few seconds from a thread of its own, so that a blocked event loop does not lose its runs."""
+
+    def __init__(self, beat: Callable[[], None]) -> None:
+        self._beat = beat
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="holdfast-beat", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(BEAT_SECONDS):
+            try:
+                self._beat()
+            except Exception:
+                log.warning("a beat failed; the next one is tried", exc_info=True)
+
+    def close(self) -> None:
+        self._stop.set()

@@ -1,0 +1,142 @@
+"""The line before a thread: tickets in the table `runs`, and who of the processes that share a file is still there.
+
+Rule of this file: first come, first served, by ticket. A ticket counts as long as its process lives and, in this
+process, as long as its run waits. Nothing here is needed for safety: a run that jumped the line would find the
+thread taken like any other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable
+from typing import Any, TypeAlias
+
+import apsw
+
+from holdfast.ports.runtime import Runtime
+from holdfast.stores import liveness, sqlite_bell
+from holdfast.stores.calls import Calls
+from holdfast.stores.sqlite_bell import LEASE_SECONDS, Bell
+from holdfast.stores.sqlite_db import check_of
+
+log = logging.getLogger("holdfast.stores")
+
+# Seconds between two looks of somebody who waits and is not called: the next in line, and those behind.
+LOOK_FIRST, LOOK_LATER = 0.1, 1.0
+
+# A run in line: tenant, thread, turn id.
+Place: TypeAlias = tuple[str, str, str]
+# Whom to call: the owner of the next place in line, and the place.
+NextUp: TypeAlias = tuple[int, Place]
+
+_TICKETS = 'SELECT ticket, turn, owner, "check" FROM runs WHERE tenant = ? AND thread = ? ORDER BY ticket'
+
+
+class Line:
+    """The lines of one database, as one owner sees them."""
+
+    def __init__(self, path: str, runtime: Runtime) -> None:
+        self.calls = Calls()
+        self._path = path
+        self._runtime = runtime
+        self._owner = 0
+        self._making: set[Hashable] = set()
+        self._beats: dict[int, tuple[int, float]] = {}
+        self._bell: Bell | None = None
+
+    def belongs_to(self, owner: int, making: set[Hashable]) -> None:
+        """From now on this process is that owner, and keeps the names of what it makes in that set."""
+        self._owner, self._making, self._bell = owner, making, None
+        self.calls = Calls()
+
+    def close(self) -> None:
+        if self._bell is not None:
+            self._bell.close()
+            self._bell = None
+
+    # --- tickets -----------------------------------------------------------------------------------------------
+
+    def stand(self, connection: apsw.Connection, place: Place) -> None:
+        """Take a ticket, unless there is one already."""
+        tenant, thread_id, turn_id = place
+        if connection.execute("SELECT 1 FROM runs WHERE tenant = ? AND turn = ?", (tenant, turn_id)).fetchone():
+            return
+        self._listen(connection)
+        columns = (tenant, thread_id, turn_id, "queued", self._owner)
+        connection.execute(
+            'INSERT INTO runs (tenant, thread, turn, state, owner, "check") VALUES (?, ?, ?, ?, ?, ?)',
+            (*columns, check_of(columns)),
+        )
+        self._making.add(place)
+
+    def leave(self, connection: apsw.Connection, place: Place) -> None:
+        """Give the ticket back, if there is one."""
+        connection.execute("DELETE FROM runs WHERE tenant = ? AND thread = ? AND turn = ?", place)
+        self._making.discard(place)
+
+    def lets_in(self, connection: apsw.Connection, place: Place) -> bool:
+        """Whether nobody stands before this place; then its ticket is used up. Drops the tickets of the dead."""
+        tenant, thread_id, turn_id = place
+        listed: list[Any] = connection.execute(_TICKETS, (tenant, thread_id)).fetchall()
+        for ticket, turn, owner, check in listed:
+            if turn == turn_id:
+                self.leave(connection, place)
+                return True
+            sound = check_of((tenant, thread_id, turn, "queued", owner)) == check
+            if sound and self.is_there(connection, owner, (tenant, thread_id, turn)):
+                return False
+            connection.execute("DELETE FROM runs WHERE ticket = ?", (ticket,))
+        return True
+
+    def next_up(self, connection: apsw.Connection, tenant: str, thread_id: str) -> NextUp | None:
+        """Whose turn it is when the thread is free."""
+        listed: list[Any] = connection.execute(_TICKETS, (tenant, thread_id)).fetchall()
+        for _, turn, owner, _ in listed:
+            if self.is_there(connection, owner, (tenant, thread_id, turn)):
+                return owner, (tenant, thread_id, turn)
+        return None
+
+    # --- who is there ------------------------------------------------------------------------------------------
+
+    def is_there(self, connection: apsw.Connection, owner: int | None, name: Hashable) -> bool:
+        """Whether an owner lives, has its lease, and (in this process) still makes what is named."""
+        if owner is None or not liveness.is_making(self._path, owner, name):
+            return False
+        return owner == self._owner or not self._lease_is_over(connection, owner)
+
+    def _lease_is_over(self, connection: apsw.Connection, owner: int) -> bool:
+        """Whether its beat has stood still for a lease, by our own clock: a process that was stopped, or hangs."""
+        found: Any = connection.execute("SELECT beat FROM owners WHERE id = ?", (owner,)).fetchone()
+        if found is None:
+            return False
+        now = self._runtime.monotonic()
+        beat, since = self._beats.get(owner, (None, now))
+        if beat != found[0]:
+            self._beats[owner] = (found[0], now)
+            return False
+        return now - since > LEASE_SECONDS
+
+    # --- calling -----------------------------------------------------------------------------------------------
+
+    def call(self, connection_address: str | None, up: NextUp) -> None:
+        """Wake the next in line, here or in another process."""
+        owner, place = up
+        if owner == self._owner:
+            self.calls.call(place)
+        elif connection_address is not None:
+            sqlite_bell.call(connection_address, *place)
+
+    def _listen(self, connection: apsw.Connection) -> None:
+        if self._bell is None:
+            try:
+                self._bell = Bell(self._owner, self.calls.call)
+            except OSError as error:
+                log.info("no socket to be called at (%s); waiting runs look for themselves", error)
+                return
+        connection.execute("UPDATE owners SET address = ? WHERE id = ?", (self._bell.address, self._owner))
+
+    @staticmethod
+    def address_of(connection: apsw.Connection, owner: int) -> str | None:
+        """Where an owner listens."""
+        found: Any = connection.execute("SELECT address FROM owners WHERE id = ?", (owner,)).fetchone()
+        return None if found is None else found[0]
