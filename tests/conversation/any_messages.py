@@ -75,7 +75,7 @@ def messages_of(
         st.lists(content, max_size=4),
         author_name=st.none() | names,
         message_id=st.none() | names,
-        additional_properties=about or st.none(),
+        additional_properties=st.none() if about is None else about,
     )
 
 

@@ -125,7 +125,6 @@ def test_what_is_sent_of_tangled_calls_is_paired(output: list[ChatMessage], stat
     assert breaches(what_is_sent(turn(output, status=status))) == []
 
 
-@pytest.mark.xfail(reason="the input of a turn is not paired, and normalized_input takes calls and results")
 @given(st.lists(tangled_message, max_size=3), st.lists(tangled_message, max_size=3))
 @example([call("a")], [])
 @example([result("a")], [ANSWER])
@@ -133,7 +132,6 @@ def test_what_is_sent_is_paired_whatever_was_said(said: list[ChatMessage], outpu
     assert breaches(what_is_sent(turn(output, said=said))) == []
 
 
-@pytest.mark.xfail(reason="pairs are made of contents, whatever the role of the message that holds them")
 @given(st.lists(tangled_message, max_size=6))
 @example([call("a"), ChatMessage("user", [ToolResultContent("a")])])
 @example([ChatMessage("user", [ToolCallContent("a", "f")]), result("a")])
@@ -154,10 +152,7 @@ def test_no_reasoning_and_nothing_blank_is_sent(output: list[ChatMessage]) -> No
         ChatMessage("assistant", text=""),
         ChatMessage("assistant", text=" \n"),
         ChatMessage("assistant", [ReasoningContent("hm")]),
-        pytest.param(
-            ChatMessage("assistant", []),
-            marks=pytest.mark.xfail(reason="all() of no parts is True: the short way takes it for the usual turn"),
-        ),
+        ChatMessage("assistant", []),
     ],
     ids=repr,
 )
@@ -305,7 +300,6 @@ def test_a_mended_transcript_is_paired_turn_by_turn(messages: list[ChatMessage])
         assert breaches(what_is_sent(turn(output, said=said)), roles=True) == []
 
 
-@pytest.mark.xfail(reason="a result in a user's message begins a turn, away from its call")
 def test_results_that_came_as_a_users_message_stay_with_their_calls() -> None:
     """As one service has it: tool results are told in the user's role."""
     kept, mended = checked_pairs([USER, call("a"), ChatMessage("user", [ToolResultContent("a", "r")]), ANSWER])

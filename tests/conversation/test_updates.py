@@ -173,7 +173,6 @@ def test_a_message_has_its_parts_in_the_order_in_which_they_began() -> None:
     )
 
 
-@pytest.mark.xfail(reason="an empty piece begins a run of its kind, and so cuts the other kind in two")
 @pytest.mark.parametrize("nothing", [text(""), RefusalUpdate(refusal="")], ids=repr)
 def test_a_piece_of_nothing_cuts_nothing(nothing: AgentRunResponseUpdate) -> None:
     """As services send it that put an empty `content` beside each piece of reasoning."""
@@ -265,7 +264,6 @@ def test_a_call_id_that_is_taken_is_given_to_nobody_else() -> None:
     assert len({*ids, "b"}) == 4
 
 
-@pytest.mark.xfail(reason="the same index is asked for again and again if the name made of it is taken")
 def test_a_made_up_id_that_is_taken_is_not_asked_for_for_ever() -> None:
     asked: list[int] = []
 

@@ -187,6 +187,20 @@ async def test_a_finalizer_that_seals_in_the_middle_of_a_seal_comes_right_after(
         await handed[1]
 
 
+async def test_a_run_that_waits_in_another_thread_does_not_disturb_a_seal(store: MemoryStore) -> None:
+    def strike() -> None:
+        waiting = threading.Thread(target=lambda: asyncio.run(store.wait("a", "waiting", seconds=0.01)))
+        waiting.start()
+        waiting.join()
+
+    run = opened(await store.open_run("a", "t1", b"[]", 1))
+    await store.open_run("a", "waiting", b"[]", 1, in_line=True)
+    turns = Meddling([new_turn("t1"), new_turn("t2")])
+    turns.strike = strike
+    assert (await store.seal(run, turns)).seq == 2
+    assert await history(store, "a") == ["t1", "t2"]
+
+
 async def test_a_finalizer_that_closes_the_store_lets_the_seal_end_first(store: MemoryStore) -> None:
     turns = Meddling([new_turn("t1")])
     turns.strike = store.close

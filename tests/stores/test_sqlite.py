@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from holdfast import SQLiteStore, ThreadStore
 from holdfast.ports.stores import OpenRun
-from holdfast.testing.contracts import StoreContract
+from holdfast.testing.contracts import PersistentStoreContract
 from holdfast.testing.state_machine import store_machine
 
 
@@ -23,7 +23,7 @@ def behind_its_back(store: ThreadStore, sql: str, *values: object) -> None:
     connection.close()
 
 
-class TestSQLiteStore(StoreContract):
+class TestSQLiteStore(PersistentStoreContract):
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path: Path) -> None:
         self.folder = tmp_path

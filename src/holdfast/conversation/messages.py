@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
+import msgspec
 from msgspec import Struct
 
 from holdfast.conversation.errors import InvalidInputError
@@ -210,6 +211,11 @@ def normalized_input(messages: object) -> tuple[ChatMessage, ...]:
             raise InvalidInputError(
                 "There is nothing to say: the message is empty or blank. Pass some text, an image or a file."
             )
+        if any(isinstance(part, (ToolCallContent, ToolResultContent)) for part in message.contents):
+            raise InvalidInputError(
+                "Tool calls and their results are the agent's part of a turn and no input. To bring a transcript into "
+                "a thread use thread.add_messages(...)."
+            )
     return found
 
 
@@ -238,13 +244,23 @@ def _checked_parts(contents: Iterable[Content | str] | None) -> tuple[Content, .
                 f"{type(part).__name__} is no kind of content; use TextContent, ImageContent, FileContent "
                 "or the other parts of holdfast."
             )
-        for name in () if isinstance(part, UnknownContent) else part.__struct_fields__:
-            value = getattr(part, name)
-            if isinstance(value, str):
-                checked_text(value)
+        if not isinstance(part, UnknownContent):
+            _check_fields(part)
         if isinstance(part, (ImageContent, FileContent)):
             _checked_uri(part.uri)
     return parts
+
+
+def _check_fields(part: KnownContent) -> None:
+    """A part is a plain struct and takes anything; what it cannot be read back from is refused here."""
+    for name in part.__struct_fields__:
+        value = getattr(part, name)
+        if isinstance(value, str):
+            checked_text(value, f"The {name} of a {type(part).__name__}")
+    try:
+        msgspec.json.decode(msgspec.json.encode(part), type=type(part))
+    except (TypeError, ValueError, msgspec.DecodeError) as error:
+        raise InvalidInputError(f"A {type(part).__name__} cannot hold this: {error}.") from None
 
 
 def checked_text(text: object, what: str = "A message's text") -> str:

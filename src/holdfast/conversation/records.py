@@ -30,6 +30,7 @@ from msgspec import Raw, Struct
 
 from holdfast.conversation.errors import DamagedError, InvalidInputError, SchemaVersionError
 from holdfast.conversation.messages import ChatMessage, Content, KnownContent, Role, UnknownContent, assembled
+from holdfast.conversation.plain import plain
 from holdfast.conversation.turns import Turn, TurnError, TurnStatus
 from holdfast.conversation.updates import Usage
 
@@ -94,11 +95,16 @@ class _Kind(Struct):
     type: str = ""
 
 
+class _Version(Struct):
+    v: int = 0
+
+
 _encoder = msgspec.json.Encoder()
 _decode_known = msgspec.json.Decoder(_KnownRecord).decode
 _decode_any = msgspec.json.Decoder(_AnyRecord).decode
 _decode_messages = msgspec.json.Decoder(tuple[_AnyMessage, ...]).decode
 _decode_part = msgspec.json.Decoder(KnownContent).decode
+_decode_version = msgspec.json.Decoder(_Version).decode
 _decode_kind = msgspec.json.Decoder(_Kind).decode
 
 
@@ -106,18 +112,17 @@ def encode_messages(messages: Sequence[ChatMessage]) -> bytes:
     """The stored form of a list of messages. Raises InvalidInputError for properties that are no JSON."""
     try:
         return _encoder.encode([_stored(message) for message in messages])
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInputError(
-            f"A message cannot be stored as JSON: {error}. additional_properties may hold strings, numbers, "
-            "booleans, None, lists and dicts only."
-        ) from None
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        raise InvalidInputError(f"A message cannot be stored as JSON: {error}.") from None
 
 
 def decode_messages(stored: bytes) -> tuple[ChatMessage, ...]:
     """The messages of a stored list. Raises DamagedError if the bytes are no such list."""
     try:
-        return tuple(_message_any(message) for message in _decode_messages(stored))
-    except (msgspec.DecodeError, RecursionError) as error:
+        return tuple([_message_any(message) for message in _decode_messages(stored)])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DamagedError(f"A stored input cannot be read: {error}.") from None
 
 
@@ -135,7 +140,7 @@ def encode_turn(
     record = _Record(
         v=VERSION,
         input=Raw(stored_input),
-        output=[_stored(message) for message in output],
+        output=tuple([_stored(message) for message in output]),
         usage=usage,
         model=model,
         service=service,
@@ -150,36 +155,51 @@ def decode_turn(record: bytes, *, turn_id: str, seq: int, status: str, started_u
 
     Raises DamagedError if the bytes are no record, SchemaVersionError if a newer version wrote them.
     """
-    make: Any = _message_known
-    found: _KnownRecord
     try:
-        found = _decode_known(record)
-    except (msgspec.DecodeError, RecursionError):
-        # Kinds that this version does not know, or damage: the tolerant reading tells which.
-        make = _message_any
-        try:
-            found = _decode_any(record)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise DamagedError(f"The record of turn {turn_id} cannot be read: {error}.", turn_id=turn_id) from None
-    if found.v > VERSION:
-        raise SchemaVersionError(
-            f"Turn {turn_id} was written in form {found.v}; this holdfast reads up to {VERSION}. Update holdfast.",
-            turn_id=turn_id,
-        )
+        found = _decoded(record)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if (version := _version_of(record)) > VERSION:
+            raise SchemaVersionError(
+                f"Turn {turn_id} was written in form {version}; this holdfast reads up to {VERSION}. Update holdfast.",
+                turn_id=turn_id,
+            ) from None
+        raise DamagedError(f"The record of turn {turn_id} cannot be read: {error}.", turn_id=turn_id) from None
+    said, answered, rest = found
     return Turn(
         turn_id,
         seq,
         cast(TurnStatus, status),
-        tuple([make(message) for message in found.input]),
-        tuple([make(message) for message in found.output]),
-        found.usage,
-        found.model,
-        found.service,
-        found.finish,
-        found.error,
+        said,
+        answered,
+        rest.usage,
+        rest.model,
+        rest.service,
+        rest.finish,
+        rest.error,
         started_us,
         ended_us,
     )
+
+
+def _decoded(record: bytes) -> tuple[tuple[ChatMessage, ...], tuple[ChatMessage, ...], _KnownRecord]:
+    """Input, output, and the record for the rest of it. Raises what msgspec raises."""
+    try:
+        known = _decode_known(record)
+        make: Any = _message_known
+    except msgspec.ValidationError:
+        # Kinds that this version does not know, or damage: the tolerant reading tells which.
+        known, make = _decode_any(record), _message_any
+    if known.v > VERSION:
+        raise msgspec.ValidationError(f"form {known.v}")
+    return tuple([make(message) for message in known.input]), tuple([make(message) for message in known.output]), known
+
+
+def _version_of(record: bytes) -> int:
+    """The form that a record says it has, whatever else is in it; 0 if it says nothing."""
+    try:
+        return _decode_version(record).v
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return 0
 
 
 def chain(
@@ -210,7 +230,10 @@ def _stored(message: ChatMessage) -> _Message:
     contents: tuple[Any, ...] = message.contents
     if any(type(part) is UnknownContent for part in contents):
         contents = tuple(Raw(part.raw) if isinstance(part, UnknownContent) else part for part in contents)
-    return _Message(message.role, contents, message.author_name, message.message_id, message.additional_properties)
+    properties = message.additional_properties
+    if properties is not None:
+        properties = plain(properties, "A message's additional_properties")  # type: ignore[assignment]
+    return _Message(message.role, contents, message.author_name, message.message_id, properties)
 
 
 def _message_known(message: _KnownMessage) -> ChatMessage:

@@ -25,6 +25,8 @@ from holdfast.conversation.messages import (
 )
 from holdfast.conversation.updates import Usage
 
+_TOOL_PARTS = frozenset((ToolCallContent, ToolResultContent))
+
 TurnStatus: TypeAlias = Literal["completed", "failed", "cancelled", "interrupted"]
 
 
@@ -82,7 +84,12 @@ def counts(turn: Turn) -> bool:
 
 def what_is_sent(turn: Turn) -> tuple[ChatMessage, ...]:
     """The messages of a turn that a service is told."""
-    return (*turn.input, *output_told(turn.output)) if counts(turn) else ()
+    if not counts(turn):
+        return ()
+    told = (*turn.input, *output_told(turn.output))
+    # Runs take no calls or results as input; what was written by other means is mended like a transcript.
+    tangled = any(type(part) in _TOOL_PARTS for message in turn.input for part in message.contents)
+    return tuple(_paired(list(told))) if tangled else told
 
 
 def output_told(output: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
@@ -90,10 +97,15 @@ def output_told(output: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
 
     Reasoning is left out (no signature is kept with it), and so is a message of which nothing else is left.
     """
-    if len(output) == 1 and all(type(part) is TextContent and part.text.strip() for part in output[0].contents):
+    if len(output) == 1 and output[0].contents and all(map(_is_text, output[0].contents)):
         return output  # the usual turn, without a walk through its parts
     told = [_without_reasoning(message) for message in output]
-    return _paired([message for message in told if not is_blank(message)])
+    paired = _paired([message for message in told if not is_blank(message)])
+    return [message for message in paired if not is_blank(message)]
+
+
+def _is_text(part: Content) -> bool:
+    return type(part) is TextContent and bool(part.text.strip())
 
 
 def unanswered_calls(messages: Sequence[ChatMessage]) -> list[ToolCallContent]:
@@ -141,15 +153,16 @@ def _paired(messages: list[ChatMessage], mended: list[str] | None = None) -> lis
         results = [part for part in message.contents if isinstance(part, ToolResultContent)]
         if not results:
             close()
-            kept = _unique_calls(message, told)
+            kept = _sound_calls(message, told)
             pending = {call.call_id: call for call in kept.tool_calls}
-            found.append(kept)
+            if kept.contents or not message.contents:
+                found.append(kept)
             continue
         for part in results:
             if pending.pop(part.call_id, None) is None:
                 told.append(f"result for {part.call_id!r} answers no open call: left out")
             else:
-                found.append(_with(message, (part,)))
+                found.append(assembled("tool", (part,), message.author_name, message.message_id))
         rest = tuple(part for part in message.contents if not isinstance(part, ToolResultContent))
         if rest:
             told.append("contents beside a tool result were left out")
@@ -157,11 +170,15 @@ def _paired(messages: list[ChatMessage], mended: list[str] | None = None) -> lis
     return found
 
 
-def _unique_calls(message: ChatMessage, told: list[str]) -> ChatMessage:
+def _sound_calls(message: ChatMessage, told: list[str]) -> ChatMessage:
+    """The message without calls that nobody could answer: of another role than the assistant, or of a used id."""
     seen: set[str] = set()
     kept: list[Content] = []
     for part in message.contents:
         if isinstance(part, ToolCallContent):
+            if message.role != "assistant":
+                told.append(f"call {part.call_id!r} stood in a message of role {message.role}: left out")
+                continue
             if part.call_id in seen:
                 told.append(f"call id {part.call_id!r} stood twice in one message: the second call was left out")
                 continue

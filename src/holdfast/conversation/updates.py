@@ -133,6 +133,8 @@ class Answer:
         for update in updates:
             kind = type(update)
             if kind is AgentRunResponseUpdate:
+                if not update.text:
+                    continue  # servers send an empty piece beside every piece of reasoning
                 if self._last is not kind:
                     self._begin(kind)
                 self._pieces.append(update.text)
@@ -148,9 +150,11 @@ class Answer:
         if isinstance(update, ToolCallUpdate):
             self._add_call(update)
         elif isinstance(update, (ReasoningUpdate, RefusalUpdate)):
-            if self._last is not type(update):
+            piece = update.reasoning if isinstance(update, ReasoningUpdate) else update.refusal
+            if piece and self._last is not type(update):
                 self._begin(type(update))
-            self._pieces.append(update.reasoning if isinstance(update, ReasoningUpdate) else update.refusal)
+            if piece:
+                self._pieces.append(piece)
         elif isinstance(update, UsageUpdate):
             self.usage = update.usage
         elif isinstance(update, FinishUpdate):
@@ -195,11 +199,11 @@ class Answer:
         ended_well = self.finish_reason not in (None, "length", "content_filter")
         if not call.name or not (ended_well or _is_json(arguments)):
             return None
-        call_id = call.call_id
+        call_id, index = _sound(call.call_id), len(used)
         while not call_id or call_id in used:
-            call_id = new_call_id(len(used))
+            call_id, index = new_call_id(index), index + 1
         used.add(call_id)
-        return ToolCallContent(call_id, call.name, arguments)
+        return ToolCallContent(call_id, _sound(call.name), arguments)
 
 
 def _sound(text: str) -> str:

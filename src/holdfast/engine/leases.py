@@ -56,15 +56,18 @@ async def acquire(
         )
 
     handed = try_to_open()
+    in_line = False
     try:
         opened = await handed
         while isinstance(opened, Busy):
+            in_line = True
             await _until_free(handle, turn_id, opened, on_conflict, runtime)
             handed = try_to_open()
             opened = await handed
     except BaseException:
         handed.then(_giver_back(handle, runtime))
-        store.withdraw(handle.id, turn_id)
+        if in_line or on_conflict == "enqueue":
+            store.withdraw(handle.id, turn_id)
         raise
     handle.incarnation = opened.incarnation
     store.cache.holders[store.tenant, handle.id] = run

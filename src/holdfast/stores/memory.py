@@ -18,6 +18,7 @@ from holdfast.conversation.records import ROOT
 from holdfast.ports.runtime import SYSTEM, Runtime
 from holdfast.ports.stores import (
     Busy,
+    Failed,
     Handed,
     Head,
     Intent,
@@ -149,7 +150,9 @@ class MemoryStore:
 
     async def wait(self, thread_id: str, turn_id: str, *, seconds: float) -> None:
         def look() -> float | None:
-            thread = self._log().threads.rows.get(thread_id)
+            # A glance at what is there, outside of any step: to begin one here would undo another thread's.
+            log = self._shared.logs.get(self._tenant)
+            thread = log.threads.rows.get(thread_id) if log is not None else None
             waits = thread is not None and not thread.deleted and not thread.left and turn_id in thread.line
             return seconds if waits and thread and (thread.run is not None or thread.line[0] != turn_id) else None
 
@@ -165,7 +168,7 @@ class MemoryStore:
         return self._then_call(thread_id, self._step(work))
 
     def _then_call(self, thread_id: str, done: Handed[T]) -> Handed[T]:
-        """Wake whoever is next in line: the thread may be free."""
+        """Wake whoever is next in line, whatever came of the work: the thread may be free, or its writer gone."""
 
         def call(_: object) -> None:
             log = self._shared.logs.get(self._tenant)
@@ -173,7 +176,10 @@ class MemoryStore:
             if thread is not None and thread.line:
                 self._shared.calls.call((self._tenant, thread_id, thread.line[0]))
 
-        done.then(call)
+        if isinstance(done, Failed):
+            call(None)
+        else:
+            done.then(call)
         return done
 
     def take_over(self, holder: OpenRun) -> Handed[OpenRun | None]:
@@ -301,9 +307,14 @@ class MemoryStore:
             if thread.run is not None and not interrupt:
                 raise rules.thread_busy(thread.run, "deleted")
             log.bury(thread)
+            waiting.extend(thread.line)
             return True
 
-        return self._step(work)
+        waiting: list[str] = []
+        done = self._step(work)
+        for turn_id in waiting:
+            self._shared.calls.call((self._tenant, thread_id, turn_id))
+        return done
 
     @staticmethod
     def _put(log: Log, thread: Thread) -> ThreadInfo:

@@ -26,15 +26,13 @@ from holdfast.conversation.errors import (
     TurnNotFoundError,
 )
 from holdfast.conversation.ids import checked_turn_id
+from holdfast.conversation.plain import plain
 from holdfast.conversation.records import chain
 from holdfast.ports.stores import NewTurn, OpenRun, Segment, StoredTurn
 
 MAX_TITLE = 1_000
 MAX_METADATA = 64 * 1024
 MAX_PAGE = 1_000
-
-# Deeper than people nest, and far from where Python's own JSON reader gives up: what was stored can be read.
-MAX_DEPTH = 64
 
 # Where a page of a listing begins: after this time of last use (the latest come first), then after this id.
 Position: TypeAlias = tuple[int, str]
@@ -62,7 +60,9 @@ def encoded_metadata(metadata: object) -> bytes | None:
     if not isinstance(metadata, Mapping):
         raise InvalidInputError(f"Metadata is a dict or None; got {type(metadata).__name__}.")
     try:
-        encoded = json.dumps(_plain(metadata, 0), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        encoded = json.dumps(
+            plain(metadata, "Metadata"), ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        ).encode()
     except ValueError as error:  # NaN, infinity, half of a surrogate pair; ours comes through as it is
         if isinstance(error, InvalidInputError):
             raise
@@ -79,25 +79,6 @@ def decoded_metadata(encoded: bytes | None) -> Mapping[str, Any] | None:
     """Stored metadata as a dict of its own."""
     found: Mapping[str, Any] | None = None if encoded is None else json.loads(encoded)
     return found
-
-
-def _plain(value: object, depth: int) -> object:
-    """The value in Python's own types. Nothing is converted in silence: what comes out is equal to what went in."""
-    if depth > MAX_DEPTH:
-        raise InvalidInputError(f"Metadata is nested more than {MAX_DEPTH} levels deep. Flatten it.")
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, depth + 1) for item in value]
-    if not isinstance(value, Mapping):
-        raise InvalidInputError(
-            f"Metadata holds a {type(value).__name__}; it may hold strings, numbers, booleans, None, lists and "
-            "dicts only. Turn the value into one of these."
-        )
-    for key in value:
-        if not isinstance(key, str):
-            raise InvalidInputError(f"Metadata has the key {key!r}; keys are strings. Use {str(key)!r}.")
-    return {key: _plain(item, depth + 1) for key, item in value.items()}
 
 
 def _check_unicode(text: str, what: str) -> None:

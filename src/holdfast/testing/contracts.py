@@ -34,6 +34,9 @@ class StoreContract(
     DeletingTests,
     DirectoryTests,
     TenantTests,
-    KeepingTests,
 ):
     """Everything that a `ThreadStore` promises. Subclass it, and give `make_store` (see `Bench` for the hooks)."""
+
+
+class PersistentStoreContract(StoreContract, KeepingTests):
+    """The same, and what a store promises that outlives its process: give `reopen` too."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from holdfast.conversation.errors import StaleRunError, ThreadBusyError, ThreadDeletedError
+from holdfast.conversation.errors import InvalidInputError, StaleRunError, ThreadBusyError, ThreadDeletedError
 from holdfast.ports.stores import Busy, OpenRun
 from holdfast.testing.contracts_bench import Bench, new_turn, opened, refused
 
@@ -134,3 +134,18 @@ class LineTests(Bench):
             await self.store.seal(run, [new_turn("t1")])
         await self.store.seal(again, [new_turn("t3")])
         assert await self.history("a") == ["t3"]
+
+    async def test_who_waits_hears_of_a_seal_that_failed_and_of_a_deletion(self) -> None:
+        run = await self.open("a", "t0")
+        await self.stand("a", "t1")
+        waiting = asyncio.create_task(self.wait("t1"))
+        await asyncio.sleep(0.01)
+        with refused(InvalidInputError):
+            await self.store.seal(run, [new_turn("")])
+        await asyncio.wait_for(waiting, 5)
+        taken = await self.store.take_over(run)
+        assert taken is not None
+        waiting = asyncio.create_task(self.wait("t1"))
+        await asyncio.sleep(0.01)
+        await self.store.delete("a", interrupt=True)
+        await asyncio.wait_for(waiting, 5)
