@@ -1,0 +1,15 @@
+"""The command line: `holdfast chat` and `holdfast threads`. A surface on the roof: nothing below knows of it.
+
+`main` reads the arguments and turns errors into exit codes. `chat` and `threads` are the commands; a module is
+imported when its command is chosen, so that help costs nothing. The rest serves them:
+
+    session      one conversation: say something, show the answer as it comes
+    commands     what may be typed in a chat besides messages, as one table
+    prompt       where lines come from: a person at a terminal, or a pipe
+    interrupts   what Ctrl-C means
+    screen       what goes to stdout, what goes beside it
+    transcript   turns as text and as JSON
+    places       --store
+    trouble      errors in the words of this program
+    terminal     pure: text from elsewhere made safe, widths, colours
+"""

@@ -1,0 +1,153 @@
+"""`holdfast chat`: a conversation at a prompt, or through a pipe.
+
+Rule of this file: it puts the parts together and keeps the order of things: read a line, do what it asks, again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shlex
+from urllib.parse import urlsplit
+
+from holdfast.cli import places
+from holdfast.cli.commands import WORDS, LeaveChat, run_command
+from holdfast.cli.interrupts import Interrupts
+from holdfast.cli.prompt import Prompt
+from holdfast.cli.screen import Screen
+from holdfast.cli.session import Session
+from holdfast.cli.terminal import one_line, safe
+from holdfast.cli.transcript import counted
+from holdfast.cli.trouble import FAILED, FINE, INTERRUPTED, Trouble, listen_to_log
+from holdfast.conversation.errors import HoldfastError
+from holdfast.engine.agents import ChatAgent
+from holdfast.engine.threads import AgentThread
+from holdfast.ports.clients import ChatClient, ChatOptions
+from holdfast.ports.stores import ThreadStore
+from holdfast.settings import client_from_environment
+
+_RECAP = 2
+# So many of one's earlier messages the arrow keys find.
+_REMEMBERED = 50
+
+
+def run(options: argparse.Namespace) -> int:
+    """Talk until there is nothing more to say; the exit code. Raises Trouble and HoldfastError before it begins."""
+    listen_to_log(options.debug)
+    screen = Screen(os.environ)
+    prompt = Prompt(screen, WORDS)
+    client = client_from_environment(model=options.model, base_url=options.base_url)
+    client.codec.tail(ChatOptions(), stream=True)  # raises now, and not at the first turn, if no model is named
+    store = places.to_read(options.store) if options.go_on else places.to_write(options.store)
+    try:
+        agent = ChatAgent(client, options.instructions, name=options.name, thread_store=store)
+        with Interrupts(prompt.typed) as interrupts, asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            thread = loop.run_until_complete(_chosen(agent, store, options))
+            session = Session(agent, store, thread, screen, interrupts, loop, debug=options.debug)
+            session.run(_begin(session, prompt, options))
+            code = _talk(session, prompt)
+            session.run(_say_goodbye(session, options))
+            return code
+    finally:
+        store.close()
+
+
+async def _chosen(agent: ChatAgent, store: ThreadStore, options: argparse.Namespace) -> AgentThread:
+    """The thread to talk on. Raises Trouble if the last one is asked for and there is none."""
+    if options.thread is not None:
+        return agent.get_thread(options.thread, create=True)
+    if not options.go_on:
+        return agent.get_new_thread()
+    page = await store.list(limit=1)
+    if not page.threads:
+        raise Trouble(f"There is no thread yet in {store.location}. Begin one with: holdfast chat")
+    return agent.get_thread(page.threads[0].id)
+
+
+# --- what is shown before and after ----------------------------------------------------------------------------
+
+
+async def _begin(session: Session, prompt: Prompt, options: argparse.Namespace) -> None:
+    """Who answers, where it is kept, where one was."""
+    screen = session.screen
+    info = await session.thread.info()
+    facts = [("answers", _who(session.agent.client, options.base_url))]
+    if session.agent.client.service == "offline":
+        facts.append(("", "for a model set OPENAI_API_KEY and OPENAI_CHAT_MODEL_ID"))
+    if session.agent.name:
+        facts.append(("name", one_line(session.agent.name)))
+    state = counted(info.turns, "turn") if info is not None else "new"
+    facts.append(("thread", f"{safe(session.thread.id)} ({state})"))
+    if info is not None and info.title:
+        facts.append(("title", one_line(info.title)))
+    facts.append(("kept in", _where(session.store)))
+    if screen.is_person:
+        facts.append(("keys", "Ctrl-C stops an answer, Ctrl-D or /quit leaves, /help tells more"))
+    for name, value in facts:
+        screen.line(screen.paint.dim(f"{name:<9}") + value)
+    if info is not None and screen.is_person:
+        await session.recap(_RECAP)
+        turns = await session.thread.turns(last=_REMEMBERED)
+        prompt.remember(turn.input[-1].text for turn in turns if turn.input)
+
+
+def _who(client: ChatClient, base_url: str | None) -> str:
+    if client.service == "offline":
+        return "the offline partner: built-in rules, no language model"
+    model = getattr(client, "model", None)
+    address = urlsplit(base_url or os.environ.get("OPENAI_BASE_URL") or "")
+    at = f" at {address.scheme}://{address.netloc}" if address.netloc else ""
+    return one_line(f"{model} ({client.service}{at})" if model else f"{client.service}{at}")
+
+
+def _where(store: ThreadStore) -> str:
+    return "memory: gone when you leave" if store.location == "memory" else safe(store.location)
+
+
+async def _say_goodbye(session: Session, options: argparse.Namespace) -> None:
+    """How to come back, if there is anything to come back to."""
+    if not session.screen.is_person or session.store.location == "memory":
+        return
+    if await session.store.get(session.thread.id) is not None:
+        store = f" --store {shlex.quote(options.store)}" if options.store else ""
+        session.screen.note(f"Kept. Go on with: holdfast chat --continue{store}")
+
+
+# --- line by line ----------------------------------------------------------------------------------------------
+
+
+def _talk(session: Session, prompt: Prompt) -> int:
+    """Read and answer until the end; the exit code. A person may go on after a failed turn, a pipe may not."""
+    warned = False
+    while True:
+        try:
+            if not _take(session, prompt.read()) and not session.screen.is_person:
+                return FAILED
+            warned = False
+        except (EOFError, LeaveChat) as end:
+            if isinstance(end, EOFError):
+                session.screen.leave_prompt(ended=True)
+            return FINE
+        except KeyboardInterrupt:
+            if not session.screen.is_person:
+                raise
+            session.screen.leave_prompt(ended=False)
+            if warned and not session.interrupts.line:
+                return INTERRUPTED
+            warned = not session.interrupts.line
+            if warned:
+                session.screen.note("Ctrl-D or /quit leaves; so does Ctrl-C once more.")
+
+
+def _take(session: Session, text: str) -> bool:
+    """Do what a line asks for; False if it failed."""
+    if text.startswith("/") and not text.startswith("//"):
+        try:
+            session.run(run_command(session, text))
+        except (HoldfastError, Trouble) as error:
+            session.tell_failed(error)
+            return False
+        return True
+    return session.say(text.removeprefix("/") if text.startswith("//") else text)

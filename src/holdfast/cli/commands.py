@@ -1,0 +1,160 @@
+"""Commands: what may be typed in a chat besides messages.
+
+Rule of this file: a command is a row of the table at its end. What a command shows is no answer, so it stands beside
+the answers; what it refuses it says as Trouble or as an error of the engine, and the chat goes on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from holdfast.cli.session import Session
+from holdfast.cli.terminal import one_line
+from holdfast.cli.threads import row_lines, rows
+from holdfast.cli.transcript import counted, turn_lines
+from holdfast.cli.trouble import Trouble
+from holdfast.ports.stores import ThreadInfo
+
+_LISTED = 10
+_HISTORY = 10
+
+
+class LeaveChat(Exception):
+    """The person wants to go."""
+
+
+class Command(NamedTuple):
+    """`/name argument`: what it takes, what it does in a few words, and the function that does it."""
+
+    name: str
+    takes: str
+    does: str
+    act: Callable[[Session, str], Awaitable[None]]
+
+
+async def run_command(session: Session, line: str) -> None:
+    """Do what a line that begins with a slash asks for. Raises Trouble, LeaveChat, HoldfastError."""
+    name, _, argument = line.strip().partition(" ")
+    for command in COMMANDS:
+        if name == command.name or (name == "/exit" and command.name == "/quit"):
+            if argument and not command.takes:
+                raise Trouble(f"{name} takes nothing after it.")
+            await command.act(session, argument.strip())
+            return
+    raise Trouble(f"There is no {name}. /help lists what there is; to say something that begins with /, type //.")
+
+
+# --- the commands ----------------------------------------------------------------------------------------------
+
+
+async def _help(session: Session, argument: str) -> None:
+    for command in COMMANDS:
+        usage = f"{command.name} {command.takes}".ljust(18)
+        session.screen.line(f"  {usage}{session.screen.paint.dim(command.does)}")
+    session.screen.note("  Ctrl-C stops an answer, Ctrl-D leaves. A line that ends with \\ goes on in the next one.")
+
+
+async def _quit(session: Session, argument: str) -> None:
+    raise LeaveChat
+
+
+async def _new(session: Session, argument: str) -> None:
+    session.thread = session.agent.get_new_thread()
+    session.screen.note(f"A new thread: {session.thread.id}")
+
+
+async def _threads(session: Session, argument: str) -> None:
+    found, _ = await rows(session.store, _LISTED)
+    if not found:
+        raise Trouble("There are no threads yet: one is kept as soon as something is said on it.")
+    columns = min(shutil.get_terminal_size().columns, 120) - 4
+    session.listed = [row.info.id for row in found]
+    for number, row in enumerate(found, 1):
+        first, second = row_lines(row, columns, session.screen.paint)
+        sign = "*" if row.info.id == session.thread.id else " "
+        session.screen.line(f"{sign}{number:>2} {first}")
+        session.screen.line(f"    {second}")
+
+
+async def _switch(session: Session, argument: str) -> None:
+    if not argument:
+        raise Trouble("/switch takes a thread's id, or its number in what /threads listed.")
+    thread_id = argument
+    if await session.store.get(argument) is None:
+        number = int(argument) if argument.isascii() and argument.isdecimal() else 0
+        if not 1 <= number <= len(session.listed):
+            raise Trouble(f"There is no thread {argument!r} here; /threads lists what there is.")
+        thread_id = session.listed[number - 1]
+    thread = session.agent.get_thread(thread_id)
+    await thread.turns(last=1)  # raises here if it cannot be gone on with
+    session.thread = thread
+    session.screen.note(f"Thread {thread_id}")
+    await session.recap(1)
+
+
+async def _fork(session: Session, argument: str) -> None:
+    info = await _known(session)
+    at = None
+    if argument:
+        back = info.turns - _number(argument, "/fork", most=info.turns)
+        at = (await session.thread.turns(last=back + 1))[0].id
+    before = session.thread.id
+    session.thread = await session.thread.fork(at=at)
+    session.screen.note(f"This is thread {session.thread.id} now.")
+    session.screen.note(f"The other stays as it is: /switch {before}")
+
+
+async def _rewind(session: Session, argument: str) -> None:
+    info = await _known(session)
+    back = _number(argument, "/rewind", most=info.turns) if argument else 1
+    await session.thread.rewind(turns=back)
+    session.screen.note(f"Gone back by {counted(back, 'turn')}; {counted(info.turns - back, 'turn')} before this.")
+    await session.recap(1)
+
+
+async def _history(session: Session, argument: str) -> None:
+    turns = await session.thread.turns(last=_number(argument, "/history") if argument else _HISTORY)
+    if not turns:
+        raise Trouble("Nothing was said yet.")
+    for turn in turns:
+        session.screen.line()
+        for line in turn_lines(turn, session.screen.paint):
+            session.screen.line(line)
+
+
+async def _title(session: Session, argument: str) -> None:
+    info = await _known(session)
+    if argument:
+        info = await session.store.update(session.thread.id, title=argument)
+    session.screen.note(f"Title: {one_line(info.title)}" if info.title else "It has no title. Give it one: /title TEXT")
+
+
+async def _known(session: Session) -> ThreadInfo:
+    """What the store knows of the thread. Raises Trouble if nothing was said on it."""
+    info = await session.thread.info()
+    if info is None:
+        raise Trouble("Nothing was said on this thread yet, so there is nothing to do that with.")
+    return info
+
+
+def _number(text: str, name: str, most: int | None = None) -> int:
+    if not (text.isascii() and text.isdecimal()) or int(text) < 1 or (most is not None and int(text) > most):
+        bounds = "of 1 or more" if most is None else f"from 1 to {most}" if most else "but there are no turns yet"
+        raise Trouble(f"{name} takes a number {bounds}; got {text!r}.")
+    return int(text)
+
+
+COMMANDS = (
+    Command("/new", "", "begin a new thread", _new),
+    Command("/threads", "", "the threads that were used last", _threads),
+    Command("/switch", "ID", "go on with another thread (or its number in /threads)", _switch),
+    Command("/fork", "[TURN]", "go on in a copy of this thread, from here or from after a turn", _fork),
+    Command("/rewind", "[N]", "take back the last turn, or the last N", _rewind),
+    Command("/history", "[N]", "what was said, with the turns' numbers", _history),
+    Command("/title", "[TEXT]", "give the thread a title, or see it", _title),
+    Command("/help", "", "this", _help),
+    Command("/quit", "", "leave (also /exit, Ctrl-D)", _quit),
+)
+WORDS = tuple(command.name for command in COMMANDS)

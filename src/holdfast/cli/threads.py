@@ -1,0 +1,183 @@
+"""`holdfast threads`: which conversations there are, and what was said in them.
+
+Rule of this file: for people the lines fit the terminal and say when; in a pipe every value is whole and stands in
+its place, between tabs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from msgspec import Struct
+
+from holdfast.cli.places import to_read
+from holdfast.cli.terminal import Paint, cut, one_line, safe, safe_json, wants_colours, width
+from holdfast.cli.transcript import (
+    ago,
+    counted,
+    message_text,
+    moment,
+    open_turn_told,
+    stamp,
+    turn_lines,
+    turn_state,
+)
+from holdfast.cli.trouble import FINE, Trouble, listen_to_log
+from holdfast.conversation.errors import DamagedError, SchemaVersionError
+from holdfast.engine.history import decoded
+from holdfast.engine.threads import AgentThread
+from holdfast.ports.runtime import SYSTEM
+from holdfast.ports.stores import Segment, ThreadInfo, ThreadStore
+
+T = TypeVar("T")
+
+_PAGE = 200
+_ON_A_TERMINAL = 20
+
+
+class Row(Struct, frozen=True):
+    """A thread in a listing: what the store knows of it, and how it began."""
+
+    info: ThreadInfo
+    first_words: str
+
+    @property
+    def label(self) -> str:
+        """Title or first words, in one safe line; "" if there is neither."""
+        return one_line(self.info.title or "") or one_line(self.first_words)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what `holdfast threads ACTION` asks for. Raises Trouble and HoldfastError."""
+    listen_to_log(options.debug)
+    store = to_read(options.store)
+    try:
+        asyncio.run(_ACTIONS[options.action](store, options))
+    finally:
+        store.close()
+    return FINE
+
+
+# --- list ------------------------------------------------------------------------------------------------------
+
+
+async def _list(store: ThreadStore, options: argparse.Namespace) -> None:
+    terminal = sys.stdout.isatty()
+    limit = options.limit
+    if limit is None and terminal and not options.json:
+        limit = _ON_A_TERMINAL
+    found, more = await rows(store, limit)
+    if options.json:
+        _print_json([_row_state(row) for row in found])
+    elif not terminal:
+        sys.stdout.writelines("\t".join(_fields(row)) + "\n" for row in found)
+    else:
+        _print_rows(found, more, store)
+
+
+async def rows(store: ThreadStore, limit: int | None) -> tuple[list[Row], bool]:
+    """The threads, the last used first, at most `limit`; and whether there are more."""
+    found: list[Row] = []
+    cursor: str | None = None
+    while limit is None or len(found) < limit:
+        wanted = _PAGE if limit is None else min(_PAGE, limit - len(found))
+        page = await store.list(limit=wanted, cursor=cursor)
+        found.extend([Row(info, await _first_words(store, info)) for info in page.threads])
+        cursor = page.next
+        if cursor is None:
+            break
+    return found, cursor is not None
+
+
+async def _first_words(store: ThreadStore, info: ThreadInfo) -> str:
+    """What was said first on the thread; reads one turn of it."""
+    try:
+        for segment in await store.lineage(info.head):
+            for stored in await store.read(Segment(segment.branch, segment.after, segment.after + 1), limit=1):
+                return " ".join(message_text(message) for message in decoded(stored).input)[:400]
+    except (DamagedError, SchemaVersionError):
+        return "(its first turn cannot be read)"
+    return ""
+
+
+def _fields(row: Row) -> tuple[str, ...]:
+    info = row.info
+    return (safe(info.id), str(info.turns), stamp(info.updated_us), safe(info.busy or ""), row.label)
+
+
+def _row_state(row: Row) -> dict[str, Any]:
+    info = row.info
+    return {
+        "id": info.id,
+        "title": info.title,
+        "first_words": row.first_words,
+        "turns": info.turns,
+        "created": stamp(info.created_us),
+        "updated": stamp(info.updated_us),
+        "open_turn": info.busy,
+        "metadata": info.metadata,
+    }
+
+
+def _print_rows(found: list[Row], more: bool, store: ThreadStore) -> None:
+    paint = Paint(wants_colours(os.environ, is_terminal=True))
+    columns = min(shutil.get_terminal_size().columns, 120)
+    for row in found:
+        print("\n".join(row_lines(row, columns, paint)))
+    if not found:
+        print(f"No threads in {safe(store.location)}.")
+    elif more:
+        print(paint.dim(f"There are more; --limit {len(found) * 5} shows them."))
+
+
+def row_lines(row: Row, columns: int, paint: Paint) -> Iterator[str]:
+    """A thread in two lines that fit: what it is about and when it was used, then its id, which is never cut."""
+    info = row.info
+    used = ago(info.updated_us, SYSTEM.now_us()) or moment(info.updated_us)
+    facts = f"{counted(info.turns, 'turn')} · {used}"
+    if info.busy:
+        facts = f"a turn is open · {facts}"
+    label = cut(row.label or "(nothing said yet)", max(10, columns - width(facts) - 2))
+    gap = " " * max(2, columns - width(label) - width(facts))
+    yield paint.bold(label) + gap + paint.dim(facts)
+    where, when = safe(info.id), moment(info.updated_us)
+    gap = " " * max(2, columns - width(where) - width(when) - 2)
+    yield paint.dim(f"  {where}{gap}{when}")
+
+
+# --- show ------------------------------------------------------------------------------------------------------
+
+
+async def _show(store: ThreadStore, options: argparse.Namespace) -> None:
+    thread = AgentThread(store, options.thread, intent="existing")
+    info = await store.get(thread.id)
+    if info is None:
+        raise Trouble(
+            f"There is no thread {thread.id!r} in {store.location}. 'holdfast threads list' lists what there is."
+        )
+    turns = await thread.turns(last=options.last)
+    if options.json:
+        _print_json({**_row_state(Row(info, await _first_words(store, info))), "turns": [turn_state(t) for t in turns]})
+        return
+    paint = Paint(wants_colours(os.environ, is_terminal=sys.stdout.isatty()))
+    heading = [one_line(info.title)] if info.title else []
+    print(paint.bold(" · ".join([*heading, safe(info.id)])))
+    print(paint.dim(f"{counted(info.turns, 'turn')} · begun {moment(info.created_us)} · in {safe(store.location)}"))
+    for turn in turns:
+        print("\n" + "\n".join(turn_lines(turn, paint)))
+    if info.busy:
+        print("\n" + paint.warning(open_turn_told(info.busy)))
+
+
+def _print_json(state: object) -> None:
+    print(safe_json(json.dumps(state, ensure_ascii=False, indent=2)))
+
+
+_ACTIONS: Mapping[str, Callable[[ThreadStore, argparse.Namespace], Any]] = {"list": _list, "show": _show}
