@@ -269,3 +269,20 @@ async def test_a_thread_deleted_under_another_processs_run_stays_deleted(
     assert acked(output) == []
     assert await store.get("common") is None
     store.close()
+
+
+@pytest.mark.parametrize("change", ["rewind", "delete", "fork"])
+async def test_what_a_killed_process_left_open_forbids_nothing(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "threads.db"
+    with ChatCompletionsStandIn(reply=lambda _: "slow", chunk_delay=5) as service:
+        process = talker(path, service, "a", 1, "stream")
+        await service.wait_for_requests(1)
+        process.kill()
+        await asyncio.to_thread(process.communicate)
+    store = SQLiteStore(path)
+    thread = AgentThread(store, "common", intent="existing")
+    await getattr(thread, change)()
+    if change == "rewind":
+        assert await thread.turns() == []
+    assert (await store.get("common") is None) == (change == "delete")
+    store.close()

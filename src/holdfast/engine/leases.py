@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Literal, Protocol, TypeAlias
 
 from holdfast.conversation.errors import ThreadBusyError
-from holdfast.conversation.records import encode_turn
+from holdfast.conversation.records import encode_messages, encode_turn
 from holdfast.engine.handles import Handle
 from holdfast.ports.runtime import Runtime
 from holdfast.ports.stores import Busy, Handed, NewTurn, OpenRun
@@ -79,6 +79,22 @@ def release(handle: Handle, run: Holder) -> None:
     holders, key = handle.store.cache.holders, (handle.store.tenant, handle.id)
     if holders.get(key) is run:
         holders.pop(key, None)
+
+
+async def settle(handle: Handle, runtime: Runtime) -> None:
+    """Close what a dead process left open on the thread, if it did; what lives is left alone."""
+    opened = await handle.store.open_run(
+        handle.id,
+        runtime.new_id("turn"),
+        encode_messages(()),
+        runtime.now_us(),
+        intent="existing",
+        incarnation=handle.incarnation,
+    )
+    if isinstance(opened, OpenRun):
+        await handle.store.seal(opened, ())
+    elif opened.run is not None and not opened.alive:
+        await _close_left_over(handle, opened.run, runtime)
 
 
 async def _until_free(handle: Handle, turn_id: str, busy: Busy, on_conflict: OnConflict, runtime: Runtime) -> None:

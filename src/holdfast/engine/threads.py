@@ -6,21 +6,21 @@ Rule of this file: a thread is a handle. All that is said is in the store; nothi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from msgspec import Struct
 
-from holdfast.conversation.errors import InvalidInputError, SchemaVersionError, TurnNotFoundError
+from holdfast.conversation.errors import InvalidInputError, SchemaVersionError, ThreadBusyError, TurnNotFoundError
 from holdfast.conversation.ids import checked_thread_id
 from holdfast.conversation.messages import ChatMessage, is_blank
 from holdfast.conversation.records import encode_messages, encode_turn
 from holdfast.conversation.turns import Turn, checked_pairs, counts, split_into_turns
 from holdfast.engine.handles import Handle
 from holdfast.engine.history import chunks, decoded
-from holdfast.engine.leases import acquire, release
+from holdfast.engine.leases import acquire, release, settle
 from holdfast.ports.runtime import SYSTEM, Runtime
-from holdfast.ports.stores import Intent, NewTurn, Segment, StoredTurn, ThreadStore
+from holdfast.ports.stores import Intent, NewTurn, Segment, StoredTurn, ThreadInfo, ThreadStore
 
 # Says what a serialized thread is, and in which form.
 STATE_TYPE = "holdfast.thread"
@@ -173,7 +173,11 @@ class AgentThread(Handle):
             raise InvalidInputError(f"Rewind by at least one turn; got {back}.", thread_id=self.id)
         if await self.info() is None and to is None:
             raise InvalidInputError(f"Thread {self.id!r} has no turns to rewind.", thread_id=self.id)
-        await self.store.move_head(self.id, back=back, to=to, incarnation=self.incarnation)
+
+        def move() -> Awaitable[ThreadInfo]:
+            return self.store.move_head(self.id, back=back, to=to, incarnation=self.incarnation)
+
+        await self._if_nobody_runs(move)
 
     async def delete(self, *, interrupt: bool = False) -> None:
         """Delete the thread and the bytes of its turns, except those that forks of it still reach.
@@ -181,9 +185,21 @@ class AgentThread(Handle):
         Handles on it raise ThreadDeletedError from now on. While a run goes on ThreadBusyError is raised; with
         `interrupt` the thread goes all the same, and that run ends in an error when it would have been recorded.
         """
-        info = await self.info()
-        if info is not None:
-            await self.store.delete(self.id, incarnation=info.incarnation, interrupt=interrupt)
+        if await self.info() is None:
+            return
+
+        def delete() -> Awaitable[bool]:
+            return self.store.delete(self.id, incarnation=self.incarnation, interrupt=interrupt)
+
+        await self._if_nobody_runs(delete)
+
+    async def _if_nobody_runs(self, change: Callable[[], Awaitable[object]]) -> None:
+        """Make a change that an open run forbids; a run that only a dead process left is closed first."""
+        try:
+            await change()
+        except ThreadBusyError:
+            await settle(self, self._runtime)
+            await change()
 
 
 class _Writer:
