@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -277,3 +278,50 @@ async def test_metadata_and_titles_are_the_stores(sqlite: SQLiteStore) -> None:
     assert info is not None
     assert (info.title, info.metadata, info.turns) == ("About a", {"user": 7}, 1)
     assert [i.id for i in (await sqlite.list()).threads] == ["x"]
+
+
+async def test_two_runs_at_once_on_a_fresh_thread(store: ThreadStore) -> None:
+    agent = ScriptedChatClient().create_agent(thread_store=store)
+    for n in range(100):
+        thread = agent.get_new_thread(f"fresh {n}")
+        await asyncio.gather(*(agent.run(f"say {i}", thread=thread) for i in range(3)))
+        assert len(await thread.turns()) == 3
+
+
+async def test_a_first_run_that_is_cancelled_leaves_a_handle_that_works(store: ThreadStore) -> None:
+    agent = ScriptedChatClient().create_agent(thread_store=store)
+    for slow in (False, True):
+        if slow and isinstance(store, SQLiteStore):
+            store._shared.database._commit_seconds = 1e9
+        for n in range(60):
+            thread = agent.get_new_thread(f"{slow} {n}")
+            task = asyncio.create_task(agent.run("first", thread=thread))
+            for _ in range(n % 6):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert (await agent.run("second", thread=thread)).text == "You said: second"
+
+
+async def test_a_handles_own_title(store: ThreadStore) -> None:
+    agent = ScriptedChatClient().create_agent(thread_store=store)
+    thread = agent.get_new_thread()
+    with pytest.raises(ThreadNotFoundError):
+        await thread.update(title="too early")
+    await agent.run("x", thread=thread)
+    assert (await thread.update(title="About x", metadata={"k": 1})).title == "About x"
+    assert (await thread.update(title=None)).metadata == {"k": 1}
+
+
+async def test_what_another_service_was_told_and_this_one_cannot_be_is_named() -> None:
+    from holdfast import FileContent, MemoryStore, OfflineChatClient
+
+    store = MemoryStore()
+    offline = OfflineChatClient().create_agent(thread_store=store)
+    thread = offline.get_new_thread()
+    said = await offline.run(
+        ChatMessage("user", contents=["see", FileContent("https://x.invalid/a.pdf")]), thread=thread
+    )
+    with pytest.raises(InvalidInputError, match=said.turn_id):
+        await ScriptedChatClient().create_agent(thread_store=store).run("and?", thread=thread)
+    await offline.run("and?", thread=thread)

@@ -20,13 +20,13 @@
         ServiceProtocolError        the service answered something that is no answer
       StoreError                  the place where threads are kept failed
         StoreUnavailableError       cannot be opened, read or written now
-        StoreBusyError              another process holds the database's write lock
+          StoreBusyError              another process holds the database's write lock
         StoreFullError              no room left on the device
         StoreReadOnlyError          the database may not be written
         NotADatabaseError           the file is not a holdfast database
         SchemaVersionError          the database or a record was written by a newer holdfast
         DamagedError                stored bytes are not what was written
-        StaleRunError               another writer took the thread over; this run was not recorded
+        StaleRunError               another writer has the thread now; this run goes no further
 
 A message says what happened, on which thread or turn, and what to do now.
 """
@@ -181,4 +181,7 @@ class DamagedError(StoreError):
 
 
 class StaleRunError(StoreError):
-    """Another writer took the thread over while this run was going on; nothing of it was recorded."""
+    """Another writer has the thread now: it was taken over, deleted, or this run's stream was not read for long.
+
+    The message says what of the run is in the log; `response` holds what there is of the answer.
+    """

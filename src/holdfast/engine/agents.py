@@ -63,8 +63,8 @@ class ChatAgent:
         thread = agent.get_new_thread()
         response = await agent.run("Tell me a joke about a pirate.", thread=thread)
 
-    `thread_store` is where its threads are kept; without one they live in memory. Raises ConfigurationError for an
-    option that does not exist or makes no sense.
+    `thread_store` is where its threads are kept; without one they live in memory. Raises InvalidInputError for an
+    option that does not exist or makes no sense, ConfigurationError for a store that is none.
     """
 
     __slots__ = (
@@ -217,7 +217,7 @@ class ChatAgent:
     async def deserialize_thread(self, state: Mapping[str, Any]) -> AgentThread:
         """The thread that `thread.serialize()` described, in this or another process.
 
-        Raises InvalidInputError, SchemaVersionError.
+        Raises InvalidInputError, SchemaVersionError, DamagedError.
         """
         return await thread_from_state(state, self._thread_store, self._runtime)
 

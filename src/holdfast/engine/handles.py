@@ -5,7 +5,7 @@ from __future__ import annotations
 from operator import attrgetter
 
 from holdfast.conversation.errors import ThreadDeletedError, ThreadExistsError, ThreadNotFoundError
-from holdfast.ports.stores import Intent, ThreadInfo, ThreadStore
+from holdfast.ports.stores import Busy, Handed, Intent, OpenRun, ThreadInfo, ThreadStore
 
 
 class Handle:
@@ -15,17 +15,25 @@ class Handle:
     handle stands for that life alone, so that nobody brings a deleted thread back by accident.
     """
 
-    __slots__ = ("_id", "_store", "incarnation", "intent")
+    __slots__ = ("_id", "_store", "first_open", "incarnation", "intent")
 
     def __init__(self, store: ThreadStore, thread_id: str, intent: Intent, incarnation: int | None = None) -> None:
         self._store = store
         self._id = thread_id
         self.intent: Intent = intent
         self.incarnation = incarnation
+        # The first opening by this handle: until it is known what came of it, nobody knows whose thread it is.
+        self.first_open: Handed[OpenRun | Busy] | None = None
 
     # Read on the path of every turn: attrgetter is C.
     id: str = property(attrgetter("_id"), doc="The thread's id, unique in its store and tenant.")  # type: ignore[assignment]
     store: ThreadStore = property(attrgetter("_store"), doc="Where the thread is kept.")  # type: ignore[assignment]
+
+    def seen(self, opened: OpenRun | Busy) -> None:
+        """Learn from what a store answered which life of the thread this is."""
+        run = opened if isinstance(opened, OpenRun) else opened.run
+        if run is not None and self.incarnation is None:
+            self.incarnation = run.incarnation
 
     async def info(self) -> ThreadInfo | None:
         """What the store knows of the thread; None if it is meant to be new and was not used yet.

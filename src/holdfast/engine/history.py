@@ -11,7 +11,7 @@ import asyncio
 from array import array
 from collections.abc import Iterable
 
-from holdfast.conversation.errors import DamagedError
+from holdfast.conversation.errors import DamagedError, InvalidInputError
 from holdfast.conversation.messages import ChatMessage
 from holdfast.conversation.records import ROOT, decode_turn
 from holdfast.conversation.turns import Turn, what_is_sent
@@ -140,7 +140,13 @@ def _cached_prefix(
 async def _append_segment(store: ThreadStore, codec: Codec, encoded: Encoded, segment: Segment) -> None:
     async for turns in chunks(store, segment):
         for turn in turns:
-            encoded.append(encode(codec, what_is_sent(decoded(turn))))
+            try:
+                encoded.append(encode(codec, what_is_sent(decoded(turn))))
+            except InvalidInputError as error:
+                raise InvalidInputError(
+                    f"Turn {turn.turn_id} of this conversation holds something that this service cannot be told: "
+                    f"{error} Go on with the service that it was said to, or fork the thread before that turn.",
+                ) from None
 
 
 class chunks:

@@ -8,11 +8,12 @@ apart is the epoch in the store.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Literal, Protocol, TypeAlias
 
-from holdfast.conversation.errors import ThreadBusyError
+from holdfast.conversation.errors import HoldfastError, ThreadBusyError
 from holdfast.conversation.records import encode_messages, encode_turn
 from holdfast.engine.handles import Handle
 from holdfast.ports.runtime import Runtime
@@ -55,7 +56,12 @@ async def acquire(
             in_line=on_conflict == "enqueue",
         )
 
+    if handle.incarnation is None:
+        await _first_open(handle)
     handed = try_to_open()
+    if handle.incarnation is None:
+        handle.first_open = handed
+        handed.then(handle.seen)
     in_line = False
     try:
         opened = await handed
@@ -69,7 +75,6 @@ async def acquire(
         if in_line or on_conflict == "enqueue":
             store.withdraw(handle.id, turn_id)
         raise
-    handle.incarnation = opened.incarnation
     store.cache.holders[store.tenant, handle.id] = run
     return opened
 
@@ -79,6 +84,14 @@ def release(handle: Handle, run: Holder) -> None:
     holders, key = handle.store.cache.holders, (handle.store.tenant, handle.id)
     if holders.get(key) is run:
         holders.pop(key, None)
+
+
+async def _first_open(handle: Handle) -> None:
+    """Let another run of the same handle be the first: it may be making the thread at this moment."""
+    if handle.first_open is not None:
+        with contextlib.suppress(HoldfastError):  # that run is told; this one finds out for itself
+            await handle.first_open
+        handle.first_open = None
 
 
 async def settle(handle: Handle, runtime: Runtime) -> None:

@@ -28,8 +28,10 @@ class AgentRunStream:
             async for update in stream: ...
             response = await stream.response()
 
-    To break out of the loop, to cancel the task or to leave `async with` ends the turn as cancelled; the log keeps
-    what had been read. To be read by one task at a time.
+    To leave `async with`, to cancel the task, `cancel()`, or to break out of a loop over a stream that nobody else
+    holds, ends the turn as cancelled; the log keeps what had been read. A stream that is kept in a variable and not
+    read on has its thread until it is closed; if another run waits for the thread, it gives way after a while. To be
+    read by one task at a time.
     """
 
     __slots__ = ("__weakref__", "_reader", "_run", "_steps", "_stopped", "_updates")

@@ -6,17 +6,17 @@ Rule of this file: a thread is a handle. All that is said is in the store; nothi
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, get_args
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from holdfast.conversation.errors import InvalidInputError, SchemaVersionError, ThreadBusyError, TurnNotFoundError
 from holdfast.conversation.ids import checked_thread_id
 from holdfast.conversation.messages import ChatMessage, is_blank
 from holdfast.conversation.records import encode_messages, encode_turn
-from holdfast.conversation.turns import Turn, checked_pairs, counts, split_into_turns
-from holdfast.engine.handles import Handle
+from holdfast.conversation.turns import Turn, TurnStatus, checked_pairs, counts, split_into_turns
+from holdfast.engine.handles import Handle, not_found_error
 from holdfast.engine.history import chunks, decoded
 from holdfast.engine.leases import acquire, release, settle
 from holdfast.ports.runtime import SYSTEM, Runtime
@@ -94,7 +94,7 @@ class AgentThread(Handle):
     async def serialize(self) -> dict[str, Any]:
         """The thread as plain data for `json.dumps`; `agent.deserialize_thread` makes a handle of it again.
 
-        Of a stored thread it is the id; a thread in memory goes with all its turns.
+        Of a thread in a store (a MemoryStore too) it is the id; one that was given no store goes with all its turns.
         """
         state: dict[str, Any] = {"type": STATE_TYPE, "version": STATE_VERSION, "id": self.id}
         if not self._private:
@@ -138,6 +138,17 @@ class AgentThread(Handle):
             await self.store.seal(run, turns)
         finally:
             release(self, writer)
+
+    async def update(
+        self, *, title: str | UnsetType | None = UNSET, metadata: Mapping[str, Any] | UnsetType | None = UNSET
+    ) -> ThreadInfo:
+        """Set the title or the metadata (JSON-able, replaced as a whole); what is not given stays.
+
+        Raises ThreadNotFoundError before the first turn, InvalidInputError, ThreadDeletedError.
+        """
+        if await self.info() is None:
+            raise not_found_error(self.id, self.store.location)
+        return await self.store.update(self.id, title=title, metadata=metadata)
 
     # --- moving ------------------------------------------------------------------------------------------------
 
@@ -268,6 +279,8 @@ async def _thread_from_turns(state: dict[str, Any], runtime: Runtime) -> AgentTh
 
 
 def _turn_from_state(state: dict[str, Any]) -> NewTurn:
+    if state["status"] not in get_args(TurnStatus):
+        raise ValueError(f"no turn ends as {state['status']!r}")
     stored = NewTurn(
         turn_id=str(state["id"]),
         status=state["status"],

@@ -58,7 +58,7 @@ class _Shared:
 class MemoryStore:
     """Keeps threads in this process's memory; they end with it, or when the store is closed.
 
-        thread = agent.get_new_thread(store=MemoryStore())
+        agent = client.create_agent(thread_store=MemoryStore())
 
     It may be used from several threads and event loops at once. `max_cache_bytes` bounds what the engine keeps
     beside it (see `SlotCache`), not the threads themselves.
