@@ -163,7 +163,7 @@ def test_the_parts_of_a_message_are_its_own() -> None:
 
 def test_a_string_is_a_users_message() -> None:
     hi = ChatMessage("user", text="Hi")
-    for said in ("Hi", hi, ["Hi"], (hi,), iter(["Hi"]), {"Hi": 1}):
+    for said in ("Hi", hi, ["Hi"], (hi,), iter(["Hi"])):
         assert normalized_input(said) == (hi,)
     assert normalized_input(["Hi", ChatMessage("system", text="Be brief.")]) == (
         hi,
@@ -172,7 +172,7 @@ def test_a_string_is_a_users_message() -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [None, 5, 1.5, object(), [None], [5], [["Hi"]], [b"Hi"], b"Hi", [{"role": "user"}]], ids=repr
+    "said", [None, 5, 1.5, [None], [5], [["Hi"]], [b"Hi"], b"Hi", [{"role": "user"}], {"Hi": 1}], ids=repr
 )
 def test_what_is_no_message_is_refused(said: object) -> None:
     with pytest.raises(InvalidInputError, match=r"A run takes"):

@@ -87,6 +87,7 @@ KnownContent: TypeAlias = (
     TextContent | ReasoningContent | RefusalContent | ImageContent | FileContent | ToolCallContent | ToolResultContent
 )
 Content: TypeAlias = KnownContent | UnknownContent
+_KNOWN_KINDS = frozenset(str(kind.__struct_config__.tag) for kind in KnownContent.__args__)
 CONTENT_TYPES: tuple[type, ...] = (*KnownContent.__args__, UnknownContent)
 
 
@@ -119,7 +120,7 @@ class ChatMessage:
         message_id: str | None = None,
         additional_properties: Mapping[str, Any] | None = None,
     ) -> None:
-        if role not in ROLES:
+        if not isinstance(role, str) or role not in ROLES:
             raise InvalidInputError(f"A message's role is one of {', '.join(sorted(ROLES))}; got {role!r}.")
         if text is not None and contents is not None:
             raise InvalidInputError("Give a message either text= or contents=, not both.")
@@ -127,6 +128,13 @@ class ChatMessage:
             parts: tuple[Content, ...] = (TextContent(checked_text(text)),)
         else:
             parts = _checked_parts(contents)
+        for what, value in (("author_name", author_name), ("message_id", message_id)):
+            if value is not None:
+                checked_text(value, f"A message's {what}")
+        if additional_properties is not None and not isinstance(additional_properties, Mapping):
+            raise InvalidInputError(
+                f"A message's additional_properties are a dict; got {type(additional_properties).__name__}."
+            )
         put = object.__setattr__
         put(self, "role", role)
         put(self, "contents", parts)
@@ -199,7 +207,7 @@ def normalized_input(messages: object) -> tuple[ChatMessage, ...]:
         return (assembled("user", (TextContent(text),)),)
     if isinstance(messages, (str, ChatMessage)):
         messages = (messages,)
-    if not isinstance(messages, Iterable):
+    if not isinstance(messages, Iterable) or isinstance(messages, (Mapping, bytes)):
         raise InvalidInputError(
             f"A run takes a string, a ChatMessage or a list of them; got {type(messages).__name__}."
         )
@@ -235,7 +243,7 @@ def _as_message(item: object) -> ChatMessage:
 
 
 def _checked_parts(contents: Iterable[Content | str] | None) -> tuple[Content, ...]:
-    if contents is None or isinstance(contents, (str, bytes)):
+    if contents is None or isinstance(contents, (str, bytes, Mapping)) or not isinstance(contents, Iterable):
         raise InvalidInputError("A message needs text= (a string) or contents= (a list of parts).")
     parts = tuple(TextContent(part) if isinstance(part, str) else part for part in contents)
     for part in parts:
@@ -244,11 +252,27 @@ def _checked_parts(contents: Iterable[Content | str] | None) -> tuple[Content, .
                 f"{type(part).__name__} is no kind of content; use TextContent, ImageContent, FileContent "
                 "or the other parts of holdfast."
             )
-        if not isinstance(part, UnknownContent):
+        if isinstance(part, UnknownContent):
+            _check_raw(part)
+        else:
             _check_fields(part)
         if isinstance(part, (ImageContent, FileContent)):
             _checked_uri(part.uri)
     return parts
+
+
+def _check_raw(part: UnknownContent) -> None:
+    """Bytes that go into the log as they are must be one JSON object of the kind that they claim, and no known one."""
+    try:
+        found = msgspec.json.decode(part.raw)
+        said = found["type"] if isinstance(found, dict) else None
+    except (TypeError, KeyError, ValueError, msgspec.DecodeError, RecursionError):
+        said = None
+    if said is None or said != part.kind or said in _KNOWN_KINDS:
+        raise InvalidInputError(
+            "An UnknownContent is a kind of content that this version does not know, as it was stored: one JSON object "
+            "whose type is its kind. To make a message use the other parts."
+        )
 
 
 def _check_fields(part: KnownContent) -> None:

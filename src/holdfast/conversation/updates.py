@@ -189,24 +189,24 @@ class Answer:
                     parts.append(part)
                 continue
             kind, pieces = run
-            text = _sound("".join(pieces))
+            text = sound("".join(pieces))
             if text:
                 parts.append(_MAKE[kind](text))
         return assembled("assistant", tuple(parts), author_name) if parts else None
 
     def _call(self, call: _Call, used: set[str], new_call_id: Callable[[int], str]) -> ToolCallContent | None:
-        arguments = _sound("".join(call.arguments))
+        arguments = sound("".join(call.arguments))
         ended_well = self.finish_reason not in (None, "length", "content_filter")
         if not call.name or not (ended_well or _is_json(arguments)):
             return None
-        call_id, index = _sound(call.call_id), len(used)
+        call_id, index = sound(call.call_id), len(used)
         while not call_id or call_id in used:
             call_id, index = new_call_id(index), index + 1
         used.add(call_id)
-        return ToolCallContent(call_id, _sound(call.name), arguments)
+        return ToolCallContent(call_id, sound(call.name), arguments)
 
 
-def _sound(text: str) -> str:
+def sound(text: str) -> str:
     """The text with halves of surrogate pairs replaced: joined pieces may hold some, and UTF-8 cannot."""
     if text.isascii():
         return text

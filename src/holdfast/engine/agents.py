@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypedDict, Unpack
 import msgspec
 
 from holdfast.conversation.errors import ConfigurationError, InvalidInputError
+from holdfast.conversation.ids import checked_thread_id
 from holdfast.conversation.messages import ChatMessage, checked_text, normalized_input
 from holdfast.engine.leases import OnConflict
 from holdfast.engine.loop import fold
@@ -91,10 +92,13 @@ class ChatAgent:
         runtime: Runtime = SYSTEM,
         **options: Unpack[AgentOptions],
     ) -> None:
-        if isinstance(thread_store, (str, bytes)):
+        if thread_store is not None and not hasattr(thread_store, "open_run"):
             raise ConfigurationError(
-                "thread_store= takes a store, not a string: SQLiteStore('chats.db'), or open_store(url) for an URL."
+                f"thread_store= takes a store; got {type(thread_store).__name__}. Pass SQLiteStore('chats.db'), or "
+                "open_store(url) for an URL."
             )
+        if name is not None:
+            checked_text(name, "The agent's name")
         if instructions is not None:
             checked_text(instructions, "The agent's instructions")
         self._client = client
@@ -211,6 +215,7 @@ class ChatAgent:
                 f"{self!r} keeps its threads in memory, where they cannot be found by id. "
                 "Give it a thread_store, for example SQLiteStore('chats.db')."
             )
+        checked_thread_id(thread_id)
         intent = "either" if create else "existing"
         return AgentThread(self._thread_store, thread_id, intent=intent, runtime=self._runtime)  # type: ignore[arg-type]
 

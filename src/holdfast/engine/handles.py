@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from operator import attrgetter
 
-from holdfast.conversation.errors import ThreadDeletedError, ThreadExistsError, ThreadNotFoundError
+from holdfast.conversation.errors import HoldfastError, ThreadDeletedError, ThreadExistsError, ThreadNotFoundError
 from holdfast.ports.stores import Busy, Handed, Intent, OpenRun, ThreadInfo, ThreadStore
 
 
@@ -40,9 +41,13 @@ class Handle:
 
         Raises ThreadExistsError, ThreadNotFoundError, ThreadDeletedError.
         """
+        if self.intent == "new" and self.incarnation is None and self.first_open is not None:
+            with contextlib.suppress(HoldfastError):  # it may be this handle that makes the thread, at this moment
+                await self.first_open
+        seen = self.incarnation
         found = await self._store.get(self._id, deleted=True)
-        if self.incarnation is not None:
-            if found is None or found.deleted or found.incarnation != self.incarnation:
+        if seen is not None:
+            if found is None or found.deleted or found.incarnation != seen:
                 raise deleted_error(self._id)
             return found
         if found is None or found.deleted:

@@ -17,7 +17,7 @@ from holdfast.conversation.errors import HoldfastError, ThreadBusyError
 from holdfast.conversation.records import encode_messages, encode_turn
 from holdfast.engine.handles import Handle
 from holdfast.ports.runtime import Runtime
-from holdfast.ports.stores import Busy, Handed, NewTurn, OpenRun
+from holdfast.ports.stores import Busy, Handed, Head, NewTurn, OpenRun
 
 log = logging.getLogger("holdfast.engine")
 
@@ -71,7 +71,7 @@ async def acquire(
             handed = try_to_open()
             opened = await handed
     except BaseException:
-        handed.then(_giver_back(handle, runtime))
+        handed.then(_giver_back(handle))
         if in_line or on_conflict == "enqueue":
             store.withdraw(handle.id, turn_id)
         raise
@@ -88,15 +88,16 @@ def release(handle: Handle, run: Holder) -> None:
 
 async def _first_open(handle: Handle) -> None:
     """Let another run of the same handle be the first: it may be making the thread at this moment."""
-    if handle.first_open is not None:
+    while handle.incarnation is None and (first := handle.first_open) is not None:
         with contextlib.suppress(HoldfastError):  # that run is told; this one finds out for itself
-            await handle.first_open
-        handle.first_open = None
+            await first
+        if handle.first_open is first:
+            handle.first_open = None
 
 
 async def settle(handle: Handle, runtime: Runtime) -> None:
     """Close what a dead process left open on the thread, if it did; what lives is left alone."""
-    opened = await handle.store.open_run(
+    handed = handle.store.open_run(
         handle.id,
         runtime.new_id("turn"),
         encode_messages(()),
@@ -104,9 +105,9 @@ async def settle(handle: Handle, runtime: Runtime) -> None:
         intent="existing",
         incarnation=handle.incarnation,
     )
-    if isinstance(opened, OpenRun):
-        await handle.store.seal(opened, ())
-    elif opened.run is not None and not opened.alive:
+    handed.then(_giver_back(handle))  # whatever becomes of this task
+    opened = await handed
+    if isinstance(opened, Busy) and opened.run is not None and not opened.alive:
         await _close_left_over(handle, opened.run, runtime)
 
 
@@ -129,23 +130,30 @@ async def _until_free(handle: Handle, turn_id: str, busy: Busy, on_conflict: OnC
         holder.give_way()
 
 
-def _giver_back(handle: Handle, runtime: Runtime) -> Callable[[OpenRun | Busy], None]:
-    """The caller was cancelled while its run was being opened: if it was, close it as cancelled, from any thread."""
+def _giver_back(handle: Handle) -> Callable[[OpenRun | Busy], None]:
+    """Nobody was asked anything: if the run was opened, close it as if it had never been, from whichever thread."""
 
     def give_back(opened: OpenRun | Busy) -> None:
         if isinstance(opened, OpenRun):
-            handle.store.seal(opened, [_unanswered(opened, "cancelled", runtime)])
+            handle.store.seal(opened, ())
 
     return give_back
 
 
 async def _close_left_over(handle: Handle, left: OpenRun, runtime: Runtime) -> None:
     """Make a turn of what a dead process left: its input, interrupted."""
-    taken = await handle.store.take_over(left)
-    if taken is not None:
+    sealing: list[Handed[Head]] = []
+
+    def seal(taken: OpenRun | None) -> None:
+        """Follows the taking over in whichever thread, also if this task is cancelled meanwhile."""
+        if taken is not None:
+            record = encode_turn(taken.input)
+            turn = NewTurn(taken.turn_id, "interrupted", record, taken.started_us, runtime.now_us())
+            sealing.append(handle.store.seal(taken, (turn,)))
+
+    handed = handle.store.take_over(left)
+    handed.then(seal)
+    if await handed is not None:
         log.info("turn %s was left open by a process that is gone; closed as interrupted", left.turn_id)
-        await handle.store.seal(taken, [_unanswered(taken, "interrupted", runtime)])
-
-
-def _unanswered(run: OpenRun, status: Literal["cancelled", "interrupted"], runtime: Runtime) -> NewTurn:
-    return NewTurn(run.turn_id, status, encode_turn(run.input), run.started_us, runtime.now_us())
+    for sealed in sealing:
+        await sealed

@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 import logging
 import operator
+import os
+import threading
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import cast
 
@@ -27,7 +29,7 @@ from holdfast.conversation.turns import (
     results_for,
     unanswered_calls,
 )
-from holdfast.conversation.updates import AgentRunResponseUpdate, Answer, Usage
+from holdfast.conversation.updates import AgentRunResponseUpdate, Answer, Usage, sound
 from holdfast.engine import history
 from holdfast.engine.handles import Handle
 from holdfast.engine.leases import OnConflict, acquire, release
@@ -48,6 +50,10 @@ _WHY_NOT_MADE: dict[TurnStatus, str] = {
     "failed": "The run failed; this call was not made.",
     "cancelled": "The run was cancelled; this call was not made.",
 }
+
+
+# Held while it is decided who ends a run: its loop, one who waits, a finalizer.
+_deciding = threading.RLock()
 
 
 class RunSpec(Struct, frozen=True):
@@ -97,7 +103,8 @@ class _Exchange:
         seen = len(self._batch) - operator.length_hint(self._rest)
         self._answer.add(self._batch[:seen])
         self._batch = ()
-        self._rest = iter(())
+        for _ in self._rest:  # the stream holds the same iterator
+            continue
         return self._answer
 
     async def end(self) -> None:
@@ -117,6 +124,7 @@ class TurnRun:
         "_handed_at",
         "_opened",
         "_output",
+        "_process",
         "_rounds",
         "_said",
         "_sealing",
@@ -142,6 +150,7 @@ class TurnRun:
         self._stored_input = encode_messages(spec.input)
         self._deadline: float | None = None
         self._opened: OpenRun | None = None
+        self._process = os.getpid()
         self._encoded: history.Encoded | None = None
         self._exchange: _Exchange | None = None
         self._answer: Answer | None = None
@@ -248,12 +257,13 @@ class TurnRun:
             return
         try:
             await self._exchange.end()
-        except Exception:
-            log.warning("turn %s: the client failed while it closed its connection", self.turn_id, exc_info=True)
+        except Exception as error:
+            log.warning("turn %s: the client failed to close its connection (%s)", self.turn_id, type(error).__name__)
 
     async def _sealed(self) -> None:
         """Wait until the turn is on disk; then the cache may know of it."""
-        assert self._sealing is not None
+        if self._sealing is None:
+            return
         head = await self._sealing
         log.debug("turn %s: %s", self.turn_id, self._status)
         if self._encoded is None:
@@ -303,7 +313,21 @@ class TurnRun:
     def _hand_over(self, status: TurnStatus, error: BaseException | None) -> None:
         """Give the finished turn to the store. Not a coroutine: nothing can come between."""
         assert self._opened is not None
-        self._status = status
+        with _deciding:
+            if self._status is not None or self._process != os.getpid():
+                return  # somebody else was faster; or this is a forked copy, and the turn the parent's
+            self._status = status
+        try:
+            turn = self._finished(status, error)
+        except Exception:
+            # What cannot be written down must not keep the thread; the caller gets the error.
+            self._sealing = self.spec.thread.store.seal(self._opened, ())
+            raise
+        self._sealing = self.spec.thread.store.seal(self._opened, (turn,))
+
+    def _finished(self, status: TurnStatus, error: BaseException | None) -> NewTurn:
+        """The turn as the log keeps it."""
+        assert self._opened is not None
         self._take_answer()
         self._output.extend(results_for(unanswered_calls(self._output), _WHY_NOT_MADE[status]))
         answer = self._answer or Answer()
@@ -311,13 +335,12 @@ class TurnRun:
             self._stored_input,
             self._output,
             usage=self._usage,
-            model=answer.model,
+            model=answer.model and sound(answer.model),
             service=self.spec.client.service,
-            finish_reason=answer.finish_reason,
+            finish_reason=answer.finish_reason and sound(answer.finish_reason),
             error=_turn_error(error) if status == "failed" else None,
         )
-        turn = NewTurn(self.turn_id, status, record, self._opened.started_us, self.spec.runtime.now_us())
-        self._sealing = self.spec.thread.store.seal(self._opened, (turn,))
+        return NewTurn(self.turn_id, status, record, self._opened.started_us, self.spec.runtime.now_us())
 
     def give_way(self) -> bool:
         """End as cancelled if the reader has not asked for anything for long (another run waits)."""
@@ -346,9 +369,10 @@ class TurnRun:
 
     def explained(self, error: BaseException) -> BaseException:
         """The error as the caller gets it: a typed one where the run's own time ran out."""
-        timed_out = isinstance(error, TimeoutError) and not isinstance(error, HoldfastError)
-        if not timed_out or self._deadline is None:
+        if not isinstance(error, TimeoutError) or isinstance(error, HoldfastError) or self._deadline is None:
             return error
+        if asyncio.get_running_loop().time() < self._deadline:
+            return error  # somebody else's timeout
         where = f"on thread {self.spec.thread.id!r}"
         if self._opened is None:
             return RunTimeoutError(
@@ -382,6 +406,6 @@ def _status_after(error: BaseException | None) -> TurnStatus:
 
 def _turn_error(error: BaseException | None) -> TurnError:
     if isinstance(error, HoldfastError):
-        return TurnError(error.code, str(error)[:1000])
+        return TurnError(error.code, sound(str(error)[:1000]))
     # The message of an error that is not ours may hold anything; its type is enough for the log.
     return TurnError(type(error).__name__, "An error outside holdfast; see the caller's own log.")

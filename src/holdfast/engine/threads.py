@@ -6,7 +6,7 @@ Rule of this file: a thread is a handle. All that is said is in the store; nothi
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from msgspec import UNSET, Struct, UnsetType
@@ -66,8 +66,8 @@ class AgentThread(Handle):
 
         Raises ThreadNotFoundError, ThreadDeletedError, DamagedError (which names the turn).
         """
-        if last is not None and last < 1:
-            raise InvalidInputError(f"last must be at least 1 turn; got {last}.", thread_id=self.id)
+        if last is not None and (type(last) is not int or last < 1):
+            raise InvalidInputError(f"last is a number of turns, at least 1; got {last!r}.", thread_id=self.id)
         return [decoded(turn) for turn in await self._stored_turns(last)]
 
     async def messages(self) -> list[ChatMessage]:
@@ -113,6 +113,8 @@ class AgentThread(Handle):
         closed or left out, and the result says what was mended.
         Raises InvalidInputError, and what opening a run raises.
         """
+        if not isinstance(messages, (ChatMessage, Iterable)):
+            raise InvalidInputError(f"A transcript is a list of ChatMessages; got {type(messages).__name__}.")
         given = [messages] if isinstance(messages, ChatMessage) else list(messages)
         for message in given:
             if not isinstance(message, ChatMessage):
@@ -180,8 +182,8 @@ class AgentThread(Handle):
         if to is not None and turns is not None:
             raise InvalidInputError("Rewind by a number of turns or to a turn id, not both.", thread_id=self.id)
         back = 0 if to is not None else 1 if turns is None else turns
-        if to is None and back < 1:
-            raise InvalidInputError(f"Rewind by at least one turn; got {back}.", thread_id=self.id)
+        if to is None and (type(back) is not int or back < 1):
+            raise InvalidInputError(f"Rewind by a number of turns, at least 1; got {back!r}.", thread_id=self.id)
         if await self.info() is None and to is None:
             raise InvalidInputError(f"Thread {self.id!r} has no turns to rewind.", thread_id=self.id)
 

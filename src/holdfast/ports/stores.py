@@ -15,6 +15,7 @@ Rules of this file, which every store keeps (`holdfast.testing.contracts` checks
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -197,7 +198,8 @@ class RunLog(Protocol):
         `incarnation` is what the handle saw before (then `intent` is of no account); None on its first use.
         A thread that does not exist, or whose id has only a tombstone, is created for the intents "new" and "either".
         Raises ThreadExistsError ("new", but it exists), ThreadNotFoundError ("existing", but there is none),
-        ThreadDeletedError (another incarnation, or deleted).
+        ThreadDeletedError (another incarnation, or deleted), InvalidInputError (an id that cannot be, or a turn id
+        that is taken).
         """
         ...
 
@@ -323,9 +325,10 @@ class SlotCache:
     threads.
     """
 
-    __slots__ = ("_limit", "_lock", "_size", "_slots", "holders")
+    __slots__ = ("__weakref__", "_limit", "_lock", "_size", "_slots", "holders")
 
     def __init__(self, limit: int = 256 * 1024 * 1024) -> None:
+        _caches.add(self)
         self._slots: OrderedDict[object, tuple[Any, int]] = OrderedDict()
         self._lock = threading.Lock()
         self._limit = limit
@@ -355,3 +358,18 @@ class SlotCache:
         with self._lock:
             self._slots.clear()
             self._size = 0
+
+
+_caches: weakref.WeakSet[SlotCache] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    """In a forked child: the runs are the parent's, and whoever held a lock there does not exist here."""
+    for cache in list(_caches):
+        cache._lock = threading.Lock()
+        cache.holders.clear()
+        cache.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -25,14 +25,14 @@ class _LockFile:
         self.owners: dict[int, set[Hashable]] = {}
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a finalizer may ask in the middle of an answer
 _files: dict[str, _LockFile] = {}
 
 
 def _forget() -> None:
     """In a forked child: the parent's locks are not ours."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     for file in _files.values():
         os.close(file.fd)
     _files.clear()

@@ -137,6 +137,8 @@ class MemoryStore:
         def work(log: Log) -> OpenRun | Busy:
             checked_turn_id(turn_id)
             thread = _meant(log, checked_thread_id(thread_id), intent, incarnation, started_us)
+            if log.places.get(turn_id) is not None:
+                raise rules.turn_id_taken(thread_id, turn_id)
             if thread.run is not None or thread.line[:1] not in ((), (turn_id,)):
                 if in_line and turn_id not in thread.line:
                     log.threads.put(thread_id, replace(thread, line=(*thread.line, turn_id)))

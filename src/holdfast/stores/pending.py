@@ -68,19 +68,28 @@ class Pending(Generic[T]):
 
     def settle(self) -> list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]:
         """Mark it as done; who waits for it."""
-        if self.failed is not None and self.error is not None:
-            self.failed()
-        if self.settled is not None:
-            self.settled()
+        if self.error is not None:
+            give_notice(self.failed)
+        give_notice(self.settled)
         with self._lock:
             self._done = True
             waiters, self._waiters = self._waiters, []
         for call in self._calls if self.error is None else ():
             try:
                 call(self.value)
-            except Exception:
-                log.exception("what was to follow a write failed; the write itself is done")
+            except Exception as error:
+                log.error("what was to follow a write failed (%s); the write itself is done", type(error).__name__)
         return waiters
+
+
+def give_notice(notice: Callable[[], None] | None) -> None:
+    """Call it, if there is one. Whatever it raises, those who wait for the work must hear of it."""
+    if notice is None:
+        return
+    try:
+        notice()
+    except Exception as error:
+        log.error("the notice of a write failed (%s); what was written is not touched", type(error).__name__)
 
 
 def finish_all(batch: list[Pending[Any]]) -> None:

@@ -13,7 +13,9 @@ import socket
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -31,6 +33,7 @@ class Bell:
     def __init__(self, owner: int, ring: Callable[[tuple[str, str, str]], object]) -> None:
         """Listen under the owner's number; `ring` is called with (tenant, thread id, turn id). Raises OSError."""
         self._ring = ring
+        self._closing = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         if sys.platform == "linux":
             self.address = f"@holdfast-{owner:x}"  # abstract: no file, gone with the process
@@ -46,7 +49,7 @@ class Bell:
                 message = self._socket.recv(4096)
             except OSError:
                 return
-            if not message:
+            if self._closing:
                 return
             try:
                 self._ring(_decode(message))
@@ -55,6 +58,7 @@ class Bell:
 
     def close(self) -> None:
         """Stop listening."""
+        self._closing = True
         ring(self.address, b"")
         self._thread.join(timeout=1)
         self._socket.close()
@@ -68,33 +72,46 @@ def call(address: str, tenant: str, thread_id: str, turn_id: str) -> None:
 
 
 def ring(address: str, message: bytes) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.setblocking(False)
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
             sender.sendto(message, _bound(address))
-        except OSError as error:
-            log.debug("nobody heard the call at %s: %s", address, error)
+    except OSError as error:
+        log.debug("nobody heard the call at %s: %s", address, error)
 
 
 def _bound(address: str) -> str:
     return "\0" + address[1:] if address.startswith("@") else address
 
 
-class Beat:
-    """Calls `beat` every few seconds from a thread of its own, so that a blocked event loop does not lose its runs."""
+class Beating(Protocol):
+    """What has a pulse."""
 
-    def __init__(self, beat: Callable[[], None]) -> None:
-        self._beat = beat
+    def beat(self) -> None: ...
+
+
+class Beat:
+    """Calls `beat` every few seconds from a thread of its own, so that a blocked event loop does not lose its runs.
+
+    It does not keep alive what it calls, and ends with it.
+    """
+
+    def __init__(self, beating: Beating) -> None:
+        self._beating = weakref.ref(beating)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="holdfast-beat", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
+            beating = self._beating()
+            if beating is None:
+                return
             try:
-                self._beat()
-            except Exception:
-                log.warning("a beat failed; the next one is tried", exc_info=True)
+                beating.beat()
+            except Exception as error:
+                log.warning("a beat failed (%s); the next one is tried", type(error).__name__)
+            del beating
 
     def close(self) -> None:
         self._stop.set()

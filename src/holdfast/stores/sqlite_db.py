@@ -33,7 +33,7 @@ import msgspec
 
 from holdfast.conversation.errors import HoldfastError
 from holdfast.ports.stores import Failed, Handed, Ready
-from holdfast.stores.pending import Item, Pending, batches, finish_all
+from holdfast.stores.pending import Item, Pending, batches, finish_all, give_notice
 from holdfast.stores.rules import store_closed
 from holdfast.stores.sqlite_files import connect, opened, roll_back, translated
 
@@ -127,7 +127,7 @@ class Database:
             # Also after a Ctrl-C, which rolls back unless it came too late.
             for notice in (failed, settled):
                 if notice is not None:
-                    notice()
+                    give_notice(notice)
         if self._commits % COMMITS_PER_LOOK == 0:
             self._ask_for_checkpoint()
         return Ready(value)
@@ -162,11 +162,20 @@ class Database:
             self._queue.put(None)
             if thread is not threading.current_thread():
                 thread.join()
-        with self._lock, self._read_lock:
+        # Not for ever: a signal's handler may have struck in the middle of a transaction of this very thread.
+        if not self._read_lock.acquire(timeout=5):
+            return
+        if not self._lock.acquire(timeout=5):
+            self._read_lock.release()
+            return
+        try:
             for connection in (self._checkpointer, self._reader, self._writer):
                 if connection is not None:
                     connection.close()
             self._checkpointer = self._reader = self._writer = None
+        finally:
+            self._lock.release()
+            self._read_lock.release()
 
     def abandon(self) -> None:
         """In a forked child: the connections are the parent's. They are neither used nor closed here."""
@@ -204,8 +213,8 @@ class Database:
     def _enqueue(self, pending: Pending[T]) -> Handed[T]:
         with self._gate:
             if not self._closed:
-                self._waiting += 1
                 self._start()
+                self._waiting += 1
                 self._queue.put(pending)
                 return pending
         pending.error = store_closed(self.path)
@@ -222,8 +231,9 @@ class Database:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name="holdfast-writer", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._serve, name="holdfast-writer", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _serve(self) -> None:
         for batch, calls in batches(self._queue):
@@ -236,7 +246,7 @@ class Database:
                 if self._commits % COMMITS_PER_LOOK == 0 or len(batch) >= COMMITS_PER_LOOK:
                     self._ask_for_checkpoint()
             for call in calls:
-                call()
+                give_notice(call)
 
     def _commit(self, batch: list[Pending[Any]]) -> None:
         """Commit a batch together; if that fails, each alone, so that one cannot spoil the others."""

@@ -53,7 +53,9 @@ def opened(path: str, busy_ms: int) -> apsw.Connection:
 
 def _check_schema(connection: apsw.Connection, path: str) -> None:
     if connection.pragma("application_id") != APPLICATION_ID:
-        if connection.execute("SELECT count(*) FROM sqlite_schema").get:
+        others = connection.execute("SELECT count(*) FROM sqlite_schema").get
+        # Another process may have made our tables between the two questions.
+        if others and connection.pragma("application_id") != APPLICATION_ID:
             raise NotADatabaseError(f"{path} is a database of another program. Choose another file for the threads.")
         connection.execute("PRAGMA journal_mode=WAL")
         _create_tables(connection)

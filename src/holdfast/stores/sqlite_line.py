@@ -41,7 +41,8 @@ class Line:
         self._runtime = runtime
         self._owner = 0
         self._making: set[Hashable] = set()
-        self._beats: dict[int, tuple[int, float]] = {}
+        # What was seen of another owner's run or place: its beat, since when it is the same, when it was last seen.
+        self._seen: dict[tuple[int, Hashable], tuple[int, float, float]] = {}
         self._bell: Bell | None = None
 
     def belongs_to(self, owner: int, making: set[Hashable]) -> None:
@@ -69,8 +70,12 @@ class Line:
         )
         self._making.add(place)
 
+    def give_up(self, place: Place) -> None:
+        """This run waits no longer: its ticket counts for nothing from now on, whenever it is torn up."""
+        self._making.discard(place)
+
     def leave(self, connection: apsw.Connection, place: Place) -> None:
-        """Give the ticket back, if there is one."""
+        """Tear the ticket up, if there is one."""
         connection.execute("DELETE FROM runs WHERE tenant = ? AND thread = ? AND turn = ?", place)
         self._making.discard(place)
 
@@ -102,18 +107,24 @@ class Line:
         """Whether an owner lives, has its lease, and (in this process) still makes what is named."""
         if owner is None or not liveness.is_making(self._path, owner, name):
             return False
-        return owner == self._owner or not self._lease_is_over(connection, owner)
+        return owner == self._owner or not self._lease_is_over(connection, owner, name)
 
-    def _lease_is_over(self, connection: apsw.Connection, owner: int) -> bool:
-        """Whether its beat has stood still for a lease, by our own clock: a process that was stopped, or hangs."""
+    def _lease_is_over(self, connection: apsw.Connection, owner: int, name: Hashable) -> bool:
+        """Whether its beat has stood still for a lease, by our own clock: a process that was stopped, or hangs.
+
+        Only time in which we looked counts: an owner that was idle does not beat, and if we were stopped ourselves,
+        so perhaps was everybody.
+        """
         found: Any = connection.execute("SELECT beat FROM owners WHERE id = ?", (owner,)).fetchone()
         if found is None:
             return False
         now = self._runtime.monotonic()
-        beat, since = self._beats.get(owner, (None, now))
-        if beat != found[0]:
-            self._beats[owner] = (found[0], now)
-            return False
+        beat, since, last = self._seen.get((owner, name), (None, now, now))
+        if beat != found[0] or now - last > 3 * LOOK_LATER:
+            since = now
+        if len(self._seen) > 10_000:
+            self._seen.clear()
+        self._seen[owner, name] = (found[0], since, now)
         return now - since > LEASE_SECONDS
 
     # --- calling -----------------------------------------------------------------------------------------------

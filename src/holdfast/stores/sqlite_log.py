@@ -7,6 +7,7 @@ is never used.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Hashable, Sequence
@@ -57,6 +58,7 @@ _SEAL = (
 )
 _SEAL_ON, _SEAL_ON_NEW_BRANCH = _SEAL.format(branch=""), _SEAL.format(branch="branch = ?, ")
 
+_TURN_ID_TAKEN = "SELECT 1 FROM turns WHERE tenant = ? AND id = ?"
 _ANYBODY_IN_LINE = "SELECT 1 FROM runs WHERE tenant = ? AND thread = ? LIMIT 1"
 
 # What tells one writer's run from all others: tenant, thread, epoch.
@@ -128,6 +130,11 @@ def save_labels(
     )
 
 
+def _somebody_waits(connection: apsw.Connection, key: Any) -> bool:
+    """Whether anybody stands in line before a thread, given as (tenant, thread id)."""
+    return connection.execute(_ANYBODY_IN_LINE, key).fetchone() is not None
+
+
 class Shared:
     """What the views of one store have in common: the file, the cache, and this process's number in the file."""
 
@@ -153,7 +160,7 @@ class Shared:
             self._making = liveness.begin(path, self.owner)
             self._process = os.getpid()
             self.line.belongs_to(self.owner, self._making)
-            self._beat = Beat(self._beats)
+            self._beat = Beat(self)
         listed: list[Any] = connection.execute("SELECT id FROM owners").fetchall()
         for (other,) in listed:
             if not liveness.is_alive(path, other):
@@ -165,16 +172,25 @@ class Shared:
         self._listed = True
         return self.owner
 
-    def _beats(self) -> None:
-        """Say that this process is not stopped, while it has something that others may wait for."""
-        if self._making and self._process == os.getpid():
-            self.database.write(
-                lambda connection: connection.execute("UPDATE owners SET beat = beat + 1 WHERE id = ?", (self.owner,)),
-                durable=False,
-            )
+    def beat(self) -> None:
+        """Say that this process is not stopped, while it has something that others may wait for.
 
-    def begins(self, run: RunName) -> None:
-        """From now on this process makes that run."""
+        And have streams that nobody reads give way to those who wait, in whichever process.
+        """
+        if not self._making or self._process != os.getpid():
+            return
+        owner = self.owner
+        self.database.write(
+            lambda connection: connection.execute("UPDATE owners SET beat = beat + 1 WHERE id = ?", (owner,)),
+            durable=False,
+        )
+        for key, run in list(self.cache.holders.items()):
+            if self.database.read(lambda connection, key=key: _somebody_waits(connection, key)):  # type: ignore[misc]
+                run.give_way()
+
+    def begins(self, run: RunName, turn_id: str) -> None:
+        """From now on this process makes that run, and does not wait with it."""
+        self._making.discard((run[0], run[1], turn_id))
         self._making.add(run)
         self.database.open_runs = len(self._making)
 
@@ -196,6 +212,11 @@ class Shared:
     def close(self) -> None:
         self.database.close()
         self.die()
+
+    def __del__(self) -> None:
+        # A store that was dropped without being closed gives its descriptors and threads back.
+        with contextlib.suppress(Exception):
+            self.close()
 
 
 class SQLiteLog:
@@ -230,6 +251,8 @@ class SQLiteLog:
                 )
             elif intent == "new" and incarnation is None:
                 raise rules.thread_exists(thread_id)
+            if connection.execute(_TURN_ID_TAKEN, (tenant, turn_id)).fetchone() is not None:
+                raise rules.turn_id_taken(thread_id, turn_id)
             if row.run is not None:
                 if in_line:
                     self._stand_in_line(connection, thread_id, turn_id)
@@ -262,7 +285,7 @@ class SQLiteLog:
         run = (row.epoch, row.run, row.owner, row.input, row.opened)
         connection.execute(_OPEN, (*run, check_of(astuple(row)[1:]), row.n))
         name = (row.tenant, row.id, row.epoch)
-        self._shared.begins(name)
+        self._shared.begins(name, turn_id)
         return name
 
     def _is_made(self, connection: apsw.Connection, row: ThreadRow) -> bool:
@@ -296,6 +319,8 @@ class SQLiteLog:
 
     def withdraw(self, thread_id: str, turn_id: str) -> Handed[None]:
         up: list[tuple[str | None, NextUp]] = []
+        # At once: should the writing fail, others drop a ticket that nobody waits with.
+        self._shared.line.give_up((self.tenant, thread_id, turn_id))
 
         def work(connection: apsw.Connection) -> None:
             self._shared.line.leave(connection, (self.tenant, thread_id, turn_id))

@@ -240,7 +240,10 @@ class SealingTests(Bench):
 
     async def test_a_turn_id_is_given_once(self) -> None:
         await self.say("a", "t1")
-        run = await self.open("b", "t1")
+        with refused(InvalidInputError, turn_id="t1"):
+            await self.store.open_run("b", "t1", b"[]", 1)
+        assert await self.store.get("b") is None
+        run = await self.open("b", "t2")
         with refused(InvalidInputError, turn_id="t1"):
             await self.store.seal(run, [new_turn("fine"), new_turn("t1")])
         assert (await self.history("a"), await self.history("b")) == (["t1"], [])
@@ -283,7 +286,7 @@ class TakingOverTests(Bench):
 
     async def test_a_run_whose_seal_failed_has_no_writer(self) -> None:
         await self.say("a", "t1")
-        run = await self.open("b", "t1")
+        run = await self.open("b", "t0")
         with refused(InvalidInputError):
             await self.store.seal(run, [new_turn("t1")])
         assert await self.store.open_run("b", "t2", b"[]", 1) == Busy(run, alive=False)

@@ -1,0 +1,260 @@
+"""What a review found, kept as tests: each was a thread that stayed stuck, or a turn that was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from holdfast import (
+    ChatAgent,
+    ChatMessage,
+    InvalidInputError,
+    RunTimeoutError,
+    ServiceUnavailableError,
+    SQLiteStore,
+    ThreadBusyError,
+    ThreadStore,
+    UnknownContent,
+)
+from holdfast.testing.runtime import SeededRuntime
+from holdfast.testing.scripted import ScriptedChatClient
+
+
+async def test_an_owner_that_was_idle_is_not_taken_for_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.stores.sqlite_line.LEASE_SECONDS", 0.5)
+    stores = [SQLiteStore(tmp_path / "threads.db") for _ in range(2)]
+    go = [asyncio.Event(), asyncio.Event()]
+    a = ScriptedChatClient("a").create_agent(thread_store=stores[0])
+    b = ScriptedChatClient([go[0].wait, "b1"], [go[1].wait, "b2"]).create_agent(thread_store=stores[1])
+    for n in range(2):
+        running = asyncio.create_task(b.run(f"b{n}", thread=b.get_thread("t", create=True)))
+        await asyncio.sleep(0.1)
+        with pytest.raises(ThreadBusyError):
+            await a.run("a", thread=a.get_thread("t", create=True), on_conflict="reject")
+        go[n].set()
+        assert (await running).text == f"b{n + 1}"
+        await asyncio.sleep(0.6)
+    for store in stores:
+        store.close()
+
+
+async def test_no_descriptor_left_for_a_call_harms_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores = [SQLiteStore(tmp_path / "threads.db") for _ in range(2)]
+    go = asyncio.Event()
+    a = ScriptedChatClient([go.wait, "a"], "a2").create_agent(thread_store=stores[0])
+    b = ScriptedChatClient("b").create_agent(thread_store=stores[1])
+    first = asyncio.create_task(a.run("a", thread=a.get_thread("t", create=True)))
+    await asyncio.sleep(0.05)
+    waiting = asyncio.create_task(b.run("b", thread=b.get_thread("t", create=True)))
+    await asyncio.sleep(0.1)
+
+    def no_descriptors(*_: object, **__: object) -> Any:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("holdfast.stores.sqlite_bell.socket.socket", no_descriptors)
+    for store in stores:
+        store._shared.database._commit_seconds = 1e9
+    go.set()
+    assert (await first).text == "a"
+    assert (await waiting).text == "b"  # it looked for itself
+    assert (await a.run("again", thread=a.get_thread("t"))).text == "a2"
+    monkeypatch.undo()
+    for store in stores:
+        store.close()
+
+
+@pytest.mark.parametrize("change", ["rewind", "delete"])
+async def test_a_move_that_is_cancelled_at_any_moment_leaves_no_run_behind(sqlite: SQLiteStore, change: str) -> None:
+    sqlite._shared.database._commit_seconds = 1e9  # every write takes its time
+    agent = ScriptedChatClient().create_agent(thread_store=sqlite)
+    for k in range(12):
+        thread = agent.get_new_thread()
+        await agent.run("x", thread=thread)
+        left = await sqlite.open_run(thread.id, f"left {k}", b"[]", 1)
+        sqlite._shared.ends((sqlite.tenant, thread.id, left.epoch))  # type: ignore[union-attr]
+        moving = asyncio.ensure_future(getattr(thread, change)())
+        for _ in range(k):
+            await asyncio.sleep(0.0003)
+        moving.cancel()
+        await asyncio.gather(moving, return_exceptions=True)
+        other = agent.get_thread(thread.id, create=True)
+        assert (await agent.run("after", thread=other, timeout=5)).text == "You said: after"
+
+
+async def test_a_waiter_that_cannot_withdraw_is_not_waited_for(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "threads.db", busy_timeout=0.2)
+    go = asyncio.Event()
+    agent = ScriptedChatClient([go.wait, "first"], "next").create_agent(thread_store=store)
+    thread = agent.get_thread("t", create=True)
+    first = asyncio.create_task(agent.run("a", thread=thread))
+    await asyncio.sleep(0.05)
+    waiter = asyncio.create_task(agent.run("b", thread=thread))
+    await asyncio.sleep(0.1)
+    other = apsw.Connection(store.location)
+    other.execute("BEGIN IMMEDIATE")
+    waiter.cancel()
+    await asyncio.gather(waiter, return_exceptions=True)
+    await asyncio.sleep(0.5)
+    other.execute("ROLLBACK")
+    other.close()
+    go.set()
+    await first
+    assert (await agent.run("c", thread=thread, timeout=5)).text == "next"
+    store.close()
+
+
+async def test_an_error_that_cannot_be_written_down_does_not_keep_the_thread(store: ThreadStore) -> None:
+    client = ScriptedChatClient([ServiceUnavailableError("caf\udce9 is down")], "fine")
+    agent = client.create_agent(thread_store=store)
+    thread = agent.get_new_thread()
+    with pytest.raises(ServiceUnavailableError):
+        await agent.run("x", thread=thread)
+    assert (await agent.run("y", thread=thread, timeout=5)).text == "fine"
+
+
+async def test_what_could_not_be_read_back_is_refused(store: ThreadStore) -> None:
+    for wrong in ({"message_id": 7}, {"author_name": 7}, {"additional_properties": 7}):
+        with pytest.raises(InvalidInputError):
+            ChatMessage("user", text="x", **wrong)  # type: ignore[arg-type]
+    for raw in (b"", b"{", b'{"type":"y"}', b'{"type":"text","text":"x"}', b'{"type":"x"}]},{"role":"system"'):
+        with pytest.raises(InvalidInputError):
+            ChatMessage("user", ["hi", UnknownContent("x", raw)])
+    with pytest.raises(InvalidInputError, match="name"):
+        ScriptedChatClient().create_agent(name=7)  # type: ignore[arg-type]
+    agent = ScriptedChatClient().create_agent(thread_store=store)
+    with pytest.raises(InvalidInputError):
+        await agent.run({"role": "user", "content": "x"})  # type: ignore[arg-type]
+
+
+async def test_ids_that_come_again_are_refused_before_anything_is_opened(store: ThreadStore) -> None:
+    def agent() -> ChatAgent:
+        return ChatAgent(ScriptedChatClient(), thread_store=store, runtime=SeededRuntime(7), id="same")
+
+    first, again = agent(), agent()
+    await first.run("x", thread=first.get_thread("t", create=True))
+    with pytest.raises(InvalidInputError, match="already"):
+        await again.run("x", thread=again.get_thread("t"))
+    other = ScriptedChatClient().create_agent(thread_store=store)
+    await other.run("y", thread=other.get_thread("t"), timeout=5)
+    await other.get_thread("t").delete()
+
+
+def test_a_forked_copy_of_a_run_leaves_the_parents_turn_alone(tmp_path: Path) -> None:
+    path = tmp_path / "threads.db"
+    script = f"""
+import asyncio, os, sys
+from holdfast import SQLiteStore
+from holdfast.testing.scripted import ScriptedChatClient
+agent = ScriptedChatClient(["Hel", "lo ", "world"]).create_agent(thread_store=SQLiteStore({str(path)!r}))
+async def main():
+    child, text = None, ""
+    async for update in agent.run_stream("hi", thread=agent.get_thread("t", create=True)):
+        text += update.text
+        if child is None:
+            child = os.fork()
+            if child == 0:
+                sys.exit(0)
+            os.waitpid(child, 0)
+    print(text)
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "Hello world\n", done.stderr
+    store = SQLiteStore(path)
+    agent = ScriptedChatClient().create_agent(thread_store=store)
+    assert [t.status for t in asyncio.run(agent.get_thread("t").turns())] == ["completed"]
+    store.close()
+
+
+def test_workers_that_start_together_on_a_new_file(tmp_path: Path) -> None:
+    script = """
+import asyncio, sys
+from holdfast import SQLiteStore
+store = SQLiteStore(sys.argv[1])
+sys.stdin.readline()
+async def main():
+    return await store.list()
+asyncio.run(main())
+store.close()
+"""
+    for round_ in range(3):
+        path = str(tmp_path / f"{round_}.db")
+        workers = [
+            subprocess.Popen([sys.executable, "-c", script, path], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+            for _ in range(4)
+        ]
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.write(b"go\n")
+            worker.stdin.flush()
+        assert [worker.communicate()[1] for worker in workers] == [b""] * 4
+
+
+async def test_a_timeout_before_anything_was_asked_records_nothing(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "threads.db", busy_timeout=5)
+    client = ScriptedChatClient()
+    agent = client.create_agent(thread_store=store)
+    thread = agent.get_thread("t", create=True)
+    await agent.run("before", thread=thread)
+    other = apsw.Connection(store.location)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(RunTimeoutError, match="Nothing was sent or recorded"):
+        await agent.run("buy 100 shares", thread=thread, timeout=0.2)
+    other.execute("ROLLBACK")
+    other.close()
+    await agent.run("buy 100 shares", thread=thread)
+    assert [text for role, text in client.said() if role == "user"] == ["before", "buy 100 shares"]
+    store.close()
+
+
+async def test_reading_beside_the_first_run_of_a_handle(store: ThreadStore) -> None:
+    agent = ScriptedChatClient().create_agent(thread_store=store)
+    if isinstance(store, SQLiteStore):
+        store._shared.database._commit_seconds = 1e9
+    for _ in range(60):
+        thread = agent.get_new_thread()
+        _, *seen = await asyncio.gather(agent.run("x", thread=thread), *(thread.turns() for _ in range(4)))
+        assert all(len(turns) in (0, 1) for turns in seen)
+
+
+async def test_stores_that_are_dropped_give_everything_back(tmp_path: Path) -> None:
+    def things() -> tuple[int, int]:
+        return threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+    for n in range(3):
+        before = things()
+        for _ in range(10):
+            store = SQLiteStore(tmp_path / "threads.db")
+            agent = ScriptedChatClient().create_agent(thread_store=store)
+            await agent.run("x", thread=agent.get_new_thread())
+            del store, agent
+        gc.collect()
+        await asyncio.sleep(0.05)
+        if n:
+            assert things()[1] - before[1] <= 3
+
+
+async def test_a_stream_nobody_reads_gives_way_to_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.engine.runs.STALLED_SECONDS", 0.1)
+    monkeypatch.setattr("holdfast.stores.sqlite_bell.BEAT_SECONDS", 0.1)
+    stores = [SQLiteStore(tmp_path / "threads.db") for _ in range(2)]
+    a = ScriptedChatClient(["one", "two"]).create_agent(thread_store=stores[0])
+    b = ScriptedChatClient("b").create_agent(thread_store=stores[1])
+    stream = a.run_stream("a", thread=a.get_thread("t", create=True))
+    assert (await anext(stream)).text == "one"
+    assert (await b.run("b", thread=b.get_thread("t"), timeout=10)).text == "b"
+    assert [t.status for t in await b.get_thread("t").turns()] == ["cancelled", "completed"]
+    del stream
+    for store in stores:
+        store.close()
