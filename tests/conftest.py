@@ -11,7 +11,8 @@ from holdfast import MemoryStore, SQLiteStore, ThreadStore
 
 @pytest.fixture(autouse=True)
 def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test may reach a service, whatever the environment of the person who runs it holds."""
+    """No test may reach a service, whatever the environment (or the `.env`) of the person who runs it holds."""
+    monkeypatch.setattr("holdfast.clients.environment.FILE", os.devnull)
     for name in list(os.environ):
         if name.startswith(("OPENAI_", "AZURE_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
+from holdfast.clients.environment import environment, layers
 from holdfast.conversation.errors import ConfigurationError
 from holdfast.ports.clients import ChatClient
 from holdfast.ports.stores import ThreadStore
@@ -54,16 +55,55 @@ def _sqlite(rest: str) -> ThreadStore:
 _STORES: dict[str, Callable[[str], ThreadStore]] = {"memory": _memory, "sqlite": _sqlite}
 
 
-def client_from_environment(
-    *, model: str | None = None, base_url: str | None = None, environ: Mapping[str, str] = os.environ
-) -> ChatClient:
-    """The chat client that arguments and environment ask for: OpenAI's, or a compatible server's; else the offline one.
+def client_from_environment(*, model: str | None = None, base_url: str | None = None) -> ChatClient:
+    """The chat client that arguments and environment ask for; without any, the offline one.
 
+    Whoever says first which service it is, decides:
+
+        1. `base_url`                                            OpenAI's client, for that server
+        2. the environment: OPENAI_API_KEY or OPENAI_BASE_URL    OpenAI's client
+                            AZURE_OPENAI_ENDPOINT or _BASE_URL   Azure's client
+        3. the `.env` file of the current directory              the same
+        4. `model`                                               OpenAI's client, which says what is missing
+        5. nobody                                                the offline client
+
+    So OpenAI's key in the environment goes before Azure's address beside it, but Azure's address in the environment
+    before OpenAI's key in a file. A variable that is empty is not set. `model` is OpenAI's name of a model, or Azure's
+    of a deployment. Azure's client without AZURE_OPENAI_API_KEY uses DefaultAzureCredential of azure-identity, which
+    tries what the machine offers, the Azure CLI among it.
     Raises ConfigurationError if something is set, but not enough of it.
     """
-    if model or base_url or environ.get("OPENAI_API_KEY") or environ.get("OPENAI_BASE_URL"):
-        return cast(ChatClient, _load("holdfast.clients.openai_chat", "OpenAIChatClient")(model, base_url=base_url))
+    known = layers()
+    environ = environment(known)
+    if base_url:
+        return _openai(model, base_url)
+    for layer in known:
+        if any(name in layer and environ[name] for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL")):
+            return _openai(model, None)
+        if any(name in layer and environ[name] for name in ("AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_BASE_URL")):
+            return _azure(model, None if environ.get("AZURE_OPENAI_API_KEY") else _default_credential())
+    if model:
+        return _openai(model, None)
     return cast(ChatClient, _load("holdfast.clients.offline", "OfflineChatClient")(delay=0.03))
+
+
+def _openai(model: str | None, base_url: str | None) -> ChatClient:
+    return cast(ChatClient, _load("holdfast.clients.openai_chat", "OpenAIChatClient")(model, base_url=base_url))
+
+
+def _azure(deployment: str | None, credential: object | None) -> ChatClient:
+    made = _load("holdfast.clients.azure_openai", "AzureOpenAIChatClient")(deployment, credential=credential)
+    return cast(ChatClient, made)
+
+
+def _default_credential() -> object:
+    try:
+        return _load("azure.identity", "DefaultAzureCredential")()
+    except ImportError:
+        raise ConfigurationError(
+            "There is no key for Azure OpenAI, and azure-identity is not installed: set AZURE_OPENAI_API_KEY, or "
+            "pip install 'holdfast[azure]' and sign in (az login)."
+        ) from None
 
 
 def data_directory(environ: Mapping[str, str] = os.environ) -> str:

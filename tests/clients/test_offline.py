@@ -393,7 +393,7 @@ def test_codec_tells_what_is_beside_the_words():
             FileContent("data:,secret", "f.txt"),
             ToolCallContent("1", "look", "{}"),
             ToolResultContent("1", "secret"),
-            UnknownContent("new", b"{}"),
+            UnknownContent("new", b'{"type":"new"}'),
         ),
     )
     assert json.loads(codec.message(message)) == {
@@ -520,7 +520,7 @@ PARTS = st.one_of(
     st.builds(FileContent, st.just("data:,x"), st.none() | st.text()),
     st.builds(ToolCallContent, st.text(), st.text(), st.text()),
     st.builds(ToolResultContent, st.text(), st.text(), st.booleans()),
-    st.just(UnknownContent("hologram", b"{}")),
+    st.just(UnknownContent("hologram", b'{"type":"hologram"}')),
 )
 MESSAGES = st.builds(
     lambda role, parts: assembled(role, tuple(parts)),

@@ -185,9 +185,9 @@ class TestMessages:
         "message",
         [
             ChatMessage("assistant", contents=[ReasoningContent("hm")]),
-            ChatMessage("assistant", contents=[UnknownContent("hologram", b"{}")]),
-            ChatMessage("user", contents=[UnknownContent("hologram", b"{}")]),
-            ChatMessage("tool", contents=[UnknownContent("hologram", b"{}")]),
+            ChatMessage("assistant", contents=[UnknownContent("hologram", b'{"type":"hologram"}')]),
+            ChatMessage("user", contents=[UnknownContent("hologram", b'{"type":"hologram"}')]),
+            ChatMessage("tool", contents=[UnknownContent("hologram", b'{"type":"hologram"}')]),
             ChatMessage("user", contents=[TextContent("")]),
             ChatMessage("user", contents=[TextContent(""), TextContent("")]),
             ChatMessage("assistant", contents=[]),

@@ -1,4 +1,4 @@
-"""What every client offers besides the port: to make an agent of itself. The one place where clients touch the engine."""
+"""What every client offers besides the port: to make an agent of itself. Only here do clients touch the engine."""
 
 from __future__ import annotations
 

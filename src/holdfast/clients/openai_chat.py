@@ -1,7 +1,8 @@
 """OpenAIChatClient: Chat Completions, at OpenAI or at any server that speaks its dialect.
 
 Rule of this file: it says when something is sent again, and nothing else. What is sent and what comes back is the
-codec's, how it travels is the transport's.
+codec's, how it travels is the transport's. A service with the same wire and another way to its address and credential
+is another subclass of `ChatCompletionsClient`.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import logging
 import threading
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 from msgspec import Struct
 
 from holdfast.clients.base import AgentMaker
 from holdfast.clients.endpoints import Endpoint, is_openai, openai_endpoint, openai_model
+from holdfast.clients.environment import environment
 from holdfast.clients.openai_chat_codec import ChatCompletionsCodec, ChatCompletionsDecoder
 from holdfast.clients.openai_errors import refused, reported, request_id, shown
 from holdfast.clients.retries import Fault, pause
@@ -45,51 +47,31 @@ _FAREWELL = 0.25
 _EVENT_FIELDS = (b"data", b"event", b"id:", b"retry:", b":")
 
 
-class OpenAIChatClient(AgentMaker):
-    """A chat client for Chat Completions.
+class ChatCompletionsClient(AgentMaker):
+    """What the clients for Chat Completions share: sending, reading, trying again. Only its subclasses are made.
 
-        client = OpenAIChatClient("gpt-4o-mini")     # with OPENAI_API_KEY from the environment
-        client = OpenAIChatClient("llama3", base_url="http://localhost:11434/v1")
-
-    `model`, `base_url`, `api_key` and `organization` come from OPENAI_CHAT_MODEL_ID, OPENAI_BASE_URL, OPENAI_API_KEY
-    and OPENAI_ORG_ID where they are not given. `read_timeout` is how long the service may say nothing; there is no
-    limit on a whole answer. `max_tokens_field` names the option for the length of answers: OpenAI's name at OpenAI,
-    the older "max_tokens" elsewhere. It may be used from any event loop and thread, and need not be closed.
-    Raises ConfigurationError for what is missing or malformed.
+    It may be used from any event loop and thread, and need not be closed.
     """
 
-    service = "openai"
     keeps_history = False
 
     def __init__(
         self,
-        model: str | None = None,
+        endpoint: Endpoint,
+        model: str | None,
+        codec: ChatCompletionsCodec,
         *,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        organization: str | None = None,
-        max_retries: int = 2,
-        connect_timeout: float = 10.0,
-        read_timeout: float = 600.0,
-        instruction_role: str = "system",
-        max_tokens_field: str | None = None,
-        default_headers: Mapping[str, str] | None = None,
-        include_usage: bool = True,
-        runtime: Runtime = SYSTEM,
+        max_retries: int,
+        connect_timeout: float,
+        read_timeout: float,
+        runtime: Runtime,
     ) -> None:
         if max_retries < 0 or connect_timeout <= 0 or read_timeout <= 0:
             raise ConfigurationError("max_retries is 0 or more, connect_timeout and read_timeout are more than 0.")
-        self._endpoint = openai_endpoint(
-            base_url=base_url, api_key=api_key, organization=organization, default_headers=default_headers
-        )
-        usual = "max_completion_tokens" if is_openai(self._endpoint.url) else "max_tokens"
-        self.model = openai_model(model)
-        self.codec = ChatCompletionsCodec(
-            self.model,
-            instruction_role=instruction_role,
-            max_tokens_field=max_tokens_field or usual,
-            include_usage=include_usage,
-        )
+        self.service = endpoint.service
+        self.model = model
+        self.codec = codec
+        self._endpoint = endpoint
         self._max_retries = max_retries
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
@@ -97,8 +79,13 @@ class OpenAIChatClient(AgentMaker):
         self._transport: Transport | None = None
         self._opening = threading.Lock()
 
+    @property
+    def address(self) -> str:
+        """Scheme, host and port of who is asked: what may be shown of the address."""
+        return self._endpoint.origin
+
     def __repr__(self) -> str:
-        return f"OpenAIChatClient({self.model!r}, at {self._endpoint.origin})"
+        return f"{type(self).__name__}({self.model!r}, at {self.address})"
 
     async def ask(self, request: ChatRequest) -> AsyncGenerator[list[AgentRunResponseUpdate], None]:
         """Send the request and yield the answer: a list of updates for each read of the network."""
@@ -134,7 +121,7 @@ class OpenAIChatClient(AgentMaker):
         if self._transport is not None:
             await self._transport.aclose()
 
-    async def __aenter__(self) -> OpenAIChatClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -150,6 +137,63 @@ class OpenAIChatClient(AgentMaker):
                     self._endpoint, connect_timeout=self._connect_timeout, read_timeout=self._read_timeout
                 )
             return self._transport
+
+
+class OpenAIChatClient(ChatCompletionsClient):
+    """A chat client for Chat Completions.
+
+        client = OpenAIChatClient("gpt-4o-mini")     # with OPENAI_API_KEY from the environment
+        client = OpenAIChatClient("llama3", base_url="http://localhost:11434/v1")
+
+    `model`, `base_url`, `api_key` and `organization` come from OPENAI_CHAT_MODEL_ID, OPENAI_BASE_URL, OPENAI_API_KEY
+    and OPENAI_ORG_ID where they are not given: from the environment, else from a `.env` file in the current directory
+    (see `holdfast.clients.environment`). `read_timeout` is how long the service may say nothing; there is no limit on
+    a whole answer. `max_tokens_field` names the option for the length of answers: OpenAI's name at OpenAI, the older
+    "max_tokens" elsewhere. It may be used from any event loop and thread, and need not be closed.
+    Raises ConfigurationError for what is missing or malformed.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        organization: str | None = None,
+        max_retries: int = 2,
+        connect_timeout: float = 10.0,
+        read_timeout: float = 600.0,
+        instruction_role: str = "system",
+        max_tokens_field: str | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        include_usage: bool = True,
+        runtime: Runtime = SYSTEM,
+    ) -> None:
+        known = environment()
+        endpoint = openai_endpoint(
+            base_url=base_url,
+            api_key=api_key,
+            organization=organization,
+            default_headers=default_headers,
+            environ=known,
+        )
+        model = openai_model(model, known)
+        usual = "max_completion_tokens" if is_openai(endpoint.url) else "max_tokens"
+        codec = ChatCompletionsCodec(
+            model,
+            instruction_role=instruction_role,
+            max_tokens_field=max_tokens_field or usual,
+            include_usage=include_usage,
+        )
+        super().__init__(
+            endpoint,
+            model,
+            codec,
+            max_retries=max_retries,
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            runtime=runtime,
+        )
 
 
 class _Answer(Struct, eq=False):
@@ -263,7 +307,7 @@ class _Answer(Struct, eq=False):
         what = "a web page" if "html" in kind else decoder.broken
         error = ServiceProtocolError(
             f"{endpoint.origin} answered with {what}, not with a chat completion (content type: {kind}). "
-            "Check base_url, which ends in /v1 for most servers.",
+            f"Check {endpoint.setting}, {endpoint.form}.",
             service=endpoint.service,
             status=reply.status,
             request_id=request_id(endpoint, reply.headers),

@@ -109,8 +109,7 @@ def _sorted_out(status: int, told: _Told, endpoint: Endpoint) -> tuple[type[Serv
         advice = "Shorten the conversation, or use a model that can read more."
         return ContextTooLongError, "The conversation is longer than the model can read", advice
     if status in (401, 403) or (status == 400 and _KEY_WORDS.search(told.words)):
-        hint = f" ({endpoint.hint})" if endpoint.hint else ""
-        return AuthenticationError, "The service does not accept the credential", f"Check the key{hint} and its rights."
+        return AuthenticationError, "The service does not accept the credential", endpoint.hint
     if status == 402 or (status == 429 and _is_spent(told)):
         return RateLimitError, "The quota is used up", "Check the plan and the billing of the account."
     if status == 429:
@@ -118,7 +117,7 @@ def _sorted_out(status: int, told: _Told, endpoint: Endpoint) -> tuple[type[Serv
     if status == 407:
         return ServiceUnavailableError, "The proxy asks for a credential", "Check HTTPS_PROXY, HTTP_PROXY, NO_PROXY."
     if status == 404:
-        advice = "Check the model's name and base_url, which ends in /v1 for most servers."
+        advice = f"Check {endpoint.asked} and {endpoint.setting}, {endpoint.form}."
         return BadRequestError, f"There is no such model or address at {endpoint.origin}", advice
     if status == 413:
         advice = "Shorten the conversation, send smaller images and files, or raise the limit of the proxy in between."
@@ -126,8 +125,10 @@ def _sorted_out(status: int, told: _Told, endpoint: Endpoint) -> tuple[type[Serv
     if status in (408, 409, 425) or status >= 500:
         return ServiceUnavailableError, "The service failed or is overloaded", "Try again later."
     if 300 <= status < 400:
-        return BadRequestError, "The service is not at this address", "Check base_url; redirects are not followed."
-    return BadRequestError, "The service does not accept the request", "Check the options, the model and base_url."
+        advice = f"Check {endpoint.setting}; redirects are not followed."
+        return BadRequestError, "The service is not at this address", advice
+    advice = f"Check the options, {endpoint.asked} and {endpoint.setting}."
+    return BadRequestError, "The service does not accept the request", advice
 
 
 def _is_spent(told: _Told) -> bool:
@@ -136,7 +137,12 @@ def _is_spent(told: _Told) -> bool:
 
 def shown(endpoint: Endpoint, words: str) -> str:
     """A service's words as they may be shown: on one line, without secrets, of bounded length."""
-    words = _CONTROL.sub(" ", endpoint.masked(words)).strip()
+    return brief(endpoint.masked(words))
+
+
+def brief(words: str) -> str:
+    """Somebody else's words on one line, of bounded length."""
+    words = _CONTROL.sub(" ", words).strip()
     return words if len(words) <= LONGEST_WORDS else words[: LONGEST_WORDS - 1] + "…"
 
 
@@ -154,9 +160,9 @@ def _told(found: Any) -> _Told:
     error = found.get("error") or found
     if not isinstance(error, dict):
         return _Told(str(error), _word(found.get("code")), _word(found.get("type")))
-    inner = error.get("innererror")
+    inner = error.get("innererror") or error.get("inner_error")  # both are Azure's
     inner = inner if isinstance(inner, dict) else {}
-    results = inner.get("content_filter_result")
+    results = inner.get("content_filter_result") or inner.get("content_filter_results")
     filtered = ""
     if isinstance(results, dict):
         filtered = ", ".join(

@@ -257,16 +257,17 @@ class Transport:
             if not upload.is_sent():
                 reply.close()
         if not upload.sent:
-            what = f"{self._endpoint.origin} answered without having read the request. Check base_url."
+            advice = f"Check {self._endpoint.setting}."
+            what = f"{self._endpoint.origin} answered without having read the request. {advice}"
             raise self._fault(what, ServiceProtocolError)
 
     def _unanswered(self, failure: BaseException, size: int) -> Fault:
         """What went wrong before an answer began."""
         origin = self._endpoint.origin
         if isinstance(failure, aiohttp.ClientResponseError) and not isinstance(failure, aiohttp.ClientHttpProxyError):
-            advice = "Check base_url, also whether it should begin with https:// or http://."
+            advice = f"Check {self._endpoint.setting}, also whether it should begin with https:// or http://."
             return self._fault(f"{origin} answered something that is not HTTP. {advice}", ServiceProtocolError)
-        what, again = _told(failure, origin, self._connect_timeout, self._read_timeout)
+        what, again = _told(failure, self._endpoint, self._connect_timeout, self._read_timeout)
         if size > 1_000_000 and _is_gone(failure):
             what += f" The request is large ({size / 1e6:.1f} MB); the service may not take so much."
         return self._fault(what, again=again)
@@ -290,29 +291,30 @@ def _is_gone(failure: BaseException) -> bool:
 
 
 _CHECK_PROXY = "Check HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
-_CHECK_TLS = "Check base_url and the system's certificates (SSL_CERT_FILE)."
-_CHECK_ALL = "Check that the service runs, base_url, and the proxy settings of the environment."
 
 
-def _told(failure: BaseException, origin: str, connect_timeout: float, read_timeout: float) -> tuple[str, bool]:
+def _told(failure: BaseException, endpoint: Endpoint, connect_timeout: float, read_timeout: float) -> tuple[str, bool]:
     """A failure of the HTTP library in our words, and whether trying again may help."""
+    origin, setting = endpoint.origin, endpoint.setting
+    check_all = f"Check that the service runs, {setting}, and the proxy settings of the environment."
     if isinstance(failure, aiohttp.ClientHttpProxyError):
         what = f"The proxy on the way to {origin} refused the connection (status {failure.status}). {_CHECK_PROXY}"
         return what, failure.status >= 500
     if isinstance(failure, aiohttp.ClientProxyConnectionError):
         return f"The proxy on the way to {origin} cannot be reached ({_reason(failure)}). {_CHECK_PROXY}", True
     if isinstance(failure, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)):
-        return f"No safe connection to {origin} ({_reason(failure)}). {_CHECK_TLS}", False
+        advice = f"Check {setting} and the system's certificates (SSL_CERT_FILE)."
+        return f"No safe connection to {origin} ({_reason(failure)}). {advice}", False
     if isinstance(failure, aiohttp.ClientConnectorDNSError):
-        return f"The host of {origin} is not known ({_reason(failure)}). Check base_url and the network.", True
+        return f"The host of {origin} is not known ({_reason(failure)}). Check {setting} and the network.", True
     if isinstance(failure, aiohttp.ClientConnectorError):
-        return f"Cannot connect to {origin} ({_reason(failure)}). {_CHECK_ALL}", True
+        return f"Cannot connect to {origin} ({_reason(failure)}). {check_all}", True
     if isinstance(failure, aiohttp.SocketTimeoutError):
         return f"{origin} has sent nothing for {read_timeout:g} s. Raise read_timeout if it may take longer.", False
     if isinstance(failure, (aiohttp.InvalidURL, UnicodeError)):
-        return f"{origin} is no address that can be connected to. Check base_url.", False
+        return f"{origin} is no address that can be connected to. Check {setting}.", False
     if isinstance(failure, asyncio.TimeoutError):
-        return f"No connection to {origin} within {connect_timeout:g} s. {_CHECK_ALL}", True
+        return f"No connection to {origin} within {connect_timeout:g} s. {check_all}", True
     return f"{origin} closed the connection before it answered. Try again later.", True
 
 

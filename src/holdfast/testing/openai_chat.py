@@ -121,7 +121,7 @@ class ChatCompletionsStandIn(StandIn[ParsedRequest]):
 
     def messages(self, index: int = -1) -> list[dict[str, Any]]:
         """The messages that the n-th request for a completion held; -1 is the last."""
-        asked = [record for record in self.requests if record.path == _COMPLETIONS and isinstance(record.json, dict)]
+        asked = [record for record in self.requests if self._completes(record.path) and isinstance(record.json, dict)]
         try:
             return list(asked[index].json.get("messages") or ())
         except IndexError:
@@ -157,6 +157,10 @@ class ChatCompletionsStandIn(StandIn[ParsedRequest]):
 
     # The checks before the rules.
 
+    def _completes(self, path: str) -> bool:
+        """True if a completion is asked for there."""
+        return path == _COMPLETIONS
+
     def _check_key(self, headers: Mapping[str, str]) -> None:
         if self._api_key is None:
             return
@@ -186,7 +190,8 @@ class ChatCompletionsStandIn(StandIn[ParsedRequest]):
                 code="model_not_found",
             )
 
-    def _parsed(self, record: RecordedRequest, headers: Mapping[str, str]) -> ParsedRequest:
+    def _parsed(self, record: RecordedRequest, headers: Mapping[str, str], **known: Any) -> ParsedRequest:
+        """The request, if the rules accept it. What is `known` already counts more than what the body says."""
         given = headers.get("content-type", "")
         if given.partition(";")[0].strip().lower() != "application/json":
             raise RequestRefused(
@@ -196,11 +201,11 @@ class ChatCompletionsStandIn(StandIn[ParsedRequest]):
         if not isinstance(record.json, dict):
             why = record.json_fault or "it is not a JSON object"
             raise RequestRefused(f"We could not parse the JSON body of your request: {why}.")
-        body = Field(record.json)
+        body = {**record.json, **known}
         for rule in self._rules:
-            rule(body)
-        self._check_model(record.json.get("model"))
-        return ParsedRequest(record.json, record.number)
+            rule(Field(body))
+        self._check_model(body.get("model"))
+        return ParsedRequest(body, record.number)
 
 
 def _check_method(record: RecordedRequest, allowed: str) -> None:

@@ -9,7 +9,7 @@ finish reason, then the usage without choices if `stream_options.include_usage` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,28 @@ _PADDING = "holdfaststandinpadding"  # the real service hides the size of its to
 _SSE = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 
 
+class Dialect:
+    """What another service says besides what OpenAI says; this one says nothing more."""
+
+    def whole(self, completion: dict[str, Any]) -> dict[str, Any]:
+        """A whole answer as this service sends it."""
+        return completion
+
+    def chunks(self, chunks: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+        """The chunks of a stream as this service sends them."""
+        return chunks
+
+
+OPENAI = Dialect()
+
+
 def render(
-    answer: Answer, request: ParsedRequest, *, chunk_delay: float = 0.0, sloppy: frozenset[str] = frozenset()
+    answer: Answer,
+    request: ParsedRequest,
+    *,
+    chunk_delay: float = 0.0,
+    sloppy: frozenset[str] = frozenset(),
+    dialect: Dialect = OPENAI,
 ) -> Tape:
     """The tape of an answer to a request."""
     if isinstance(answer, Fail):
@@ -38,8 +58,8 @@ def render(
     if {"json_for_stream", "stream_for_json"} & sloppy:
         streamed = "stream_for_json" in sloppy if not request.stream else "json_for_stream" not in sloppy
     if not streamed:
-        return whole_body(200, msgspec.json.encode(_completion(answer, request)))
-    frames = [_frame(chunk, sloppy) for chunk in _sloppy_chunks(answer, request, sloppy)]
+        return whole_body(200, msgspec.json.encode(dialect.whole(_completion(answer, request))))
+    frames = [_frame(chunk, sloppy) for chunk in dialect.chunks(_sloppy_chunks(answer, request, sloppy))]
     if "no_done" not in sloppy:
         frames.append(_data(b"[DONE]", sloppy))
     return (Head(200, _SSE), *_writes(frames, chunk_delay if answer.delay is None else answer.delay, sloppy))
