@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import fcntl
+import json
 import os
 import pty
 import re
@@ -17,6 +18,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -43,6 +45,37 @@ def home(tmp_path: Path) -> dict[str, str]:
     }
 
 
+# Opens a turn and is in the middle of it until it is killed.
+_IN_THE_MIDDLE = """
+import sys, time
+from holdfast import ChatMessage, SQLiteStore
+from holdfast.conversation.records import encode_messages
+store = SQLiteStore(sys.argv[1])
+said = encode_messages([ChatMessage("user", text="Are you there?")])
+opened = store.open_run(sys.argv[2], f"turn_of_{sys.argv[2]}", said, 1)
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def in_the_middle(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+    """Starts a process that is in the middle of a turn on a thread of `chats.db`."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(thread_id: str) -> subprocess.Popen[bytes]:
+        program = [sys.executable, "-c", _IN_THE_MIDDLE, str(tmp_path / "chats.db"), thread_id]
+        started.append(subprocess.Popen(program, stdout=subprocess.PIPE))
+        assert started[-1].stdout is not None
+        assert started[-1].stdout.readline() == b"open\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -60,6 +93,44 @@ def holdfast(home: dict[str, str], tmp_path: Path) -> Run:
             timeout=PATIENCE,
         )
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    return run
+
+
+_MANY = """
+import contextlib, io, json, sys
+from holdfast.cli.main import main
+done = []
+for arguments in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main(arguments)
+        except SystemExit as exit:
+            code = exit.code
+    done.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(done))
+"""
+
+
+class Done(NamedTuple):
+    """What came of a command."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def commands(home: dict[str, str], tmp_path: Path) -> Callable[..., list[Done]]:
+    """Runs several commands one after another in one process, which saves the start of the others."""
+
+    def run(*arguments: tuple[str, ...]) -> list[Done]:
+        program = [sys.executable, "-c", _MANY, json.dumps(arguments)]
+        done = subprocess.run(
+            program, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=home, cwd=tmp_path, timeout=PATIENCE
+        )
+        return [Done(*each) for each in json.loads(done.stdout)]
 
     return run
 

@@ -5,8 +5,6 @@ import resource
 import subprocess
 import sys
 
-import pytest
-
 import holdfast as package
 
 # What the issue allows. A test machine may be busy, but CPU time is not wall time.
@@ -18,13 +16,14 @@ def test_version(holdfast):
     assert (done.stdout, done.returncode) == (f"holdfast {package.__version__}\n", 0)
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("chat", "--help"), ("threads", "list", "--help")])
-def test_help(holdfast, arguments):
-    done = holdfast(*arguments)
-    assert done.returncode == 0
-    assert done.stdout.startswith("usage: holdfast")
-    assert done.stderr == ""
-    assert max(map(len, done.stdout.splitlines())) <= 100
+def test_help(commands):
+    actions = ("list", "show", "fork", "rewind", "rename", "export", "delete")
+    each = [("chat",), ("threads",), ("doctor",), *(("threads", action) for action in actions)]
+    for done in commands(("--help",), *((*arguments, "--help") for arguments in each)):
+        assert done.returncode == 0
+        assert done.stdout.startswith("usage: ")
+        assert done.stderr == ""
+        assert max(map(len, done.stdout.splitlines())) <= 100
 
 
 def test_help_costs_next_to_nothing(home):
@@ -48,23 +47,25 @@ def test_help_imports_none_of_it(home):
     assert not loaded & {"asyncio", "msgspec", "apsw", "aiohttp", "logging", "holdfast.settings", "holdfast.engine"}
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def test_wrong_usage_is_2(commands):
+    wrong = [
         (),
         ("nonsense",),
         ("threads",),
         ("threads", "show"),
         ("threads", "list", "--limit", "0"),
+        ("threads", "rename", "a"),
+        ("threads", "rewind", "a", "-1"),
+        ("threads", "export", "a", "--format", "yaml"),
         ("chat", "--thread", "a", "--continue"),
         ("chat", "--mod", "x"),
-    ],
-)
-def test_wrong_usage_is_2(holdfast, arguments):
-    done = holdfast(*arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert "usage: holdfast" in done.stderr
+        ("doctor", "--ask", "--no-network"),
+        ("doctor", "--timeout", "soon"),
+    ]
+    for done, arguments in zip(commands(*wrong), wrong, strict=True):
+        assert done.returncode == 2, arguments
+        assert done.stdout == ""
+        assert "usage: " in done.stderr
 
 
 def test_an_error_is_a_line_and_1(holdfast):

@@ -1,12 +1,17 @@
-"""The command line: `holdfast chat` and `holdfast threads`. A surface on the roof: nothing below knows of it.
+"""The command line: `holdfast chat`, `threads` and `doctor`. A surface on the roof: nothing below knows of it.
 
-`main` reads the arguments and turns errors into exit codes. `chat` and `threads` are the commands; a module is
-imported when its command is chosen, so that help costs nothing. The rest serves them:
+`main` reads the arguments and turns errors into exit codes. `chat`, `threads` and `doctor` are the commands; a module
+is imported when its command is chosen, so that help costs nothing. The rest serves them:
 
     session      one conversation: say something, show the answer as it comes
     commands     what may be typed in a chat besides messages, as one table
     prompt       where lines come from: a person at a terminal, or a pipe
     interrupts   what Ctrl-C means
+    changes      threads: fork, rewind, rename, delete
+    export       threads: written down, as JSON, Markdown, messages
+    finding      which threads there are, and which one a person means
+    checks       what the doctor found: check_system, check_store, check_service
+    partner      who answers
     screen       what goes to stdout, what goes beside it
     transcript   turns as text and as JSON
     places       --store

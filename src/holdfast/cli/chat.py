@@ -9,11 +9,11 @@ import argparse
 import asyncio
 import os
 import shlex
-from urllib.parse import urlsplit
 
 from holdfast.cli import places
 from holdfast.cli.commands import WORDS, LeaveChat, run_command
 from holdfast.cli.interrupts import Interrupts
+from holdfast.cli.partner import OFFLINE, chosen_client, who_answers
 from holdfast.cli.prompt import Prompt
 from holdfast.cli.screen import Screen
 from holdfast.cli.session import Session
@@ -23,9 +23,7 @@ from holdfast.cli.trouble import FAILED, FINE, INTERRUPTED, Trouble, listen_to_l
 from holdfast.conversation.errors import HoldfastError
 from holdfast.engine.agents import ChatAgent
 from holdfast.engine.threads import AgentThread
-from holdfast.ports.clients import ChatClient, ChatOptions
 from holdfast.ports.stores import ThreadStore
-from holdfast.settings import client_from_environment
 
 _RECAP = 2
 # So many of one's earlier messages the arrow keys find.
@@ -37,8 +35,7 @@ def run(options: argparse.Namespace) -> int:
     listen_to_log(options.debug)
     screen = Screen(os.environ)
     prompt = Prompt(screen, WORDS)
-    client = client_from_environment(model=options.model, base_url=options.base_url)
-    client.codec.tail(ChatOptions(), stream=True)  # raises now, and not at the first turn, if no model is named
+    client = chosen_client(options)
     store = places.to_read(options.store) if options.go_on else places.to_write(options.store)
     try:
         agent = ChatAgent(client, options.instructions, name=options.name, thread_store=store)
@@ -46,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
             loop = runner.get_loop()
             thread = loop.run_until_complete(_chosen(agent, store, options))
             session = Session(agent, store, thread, screen, interrupts, loop, debug=options.debug)
-            session.run(_begin(session, prompt, options))
+            session.run(_begin(session, prompt))
             code = _talk(session, prompt)
             session.run(_say_goodbye(session, options))
             return code
@@ -69,12 +66,12 @@ async def _chosen(agent: ChatAgent, store: ThreadStore, options: argparse.Namesp
 # --- what is shown before and after ----------------------------------------------------------------------------
 
 
-async def _begin(session: Session, prompt: Prompt, options: argparse.Namespace) -> None:
+async def _begin(session: Session, prompt: Prompt) -> None:
     """Who answers, where it is kept, where one was."""
     screen = session.screen
     info = await session.thread.info()
-    facts = [("answers", _who(session.agent.client, options.base_url))]
-    if session.agent.client.service == "offline":
+    facts = [("answers", who_answers(session.agent.client))]
+    if session.agent.client.service == OFFLINE:
         facts.append(("", "for a model set OPENAI_API_KEY and OPENAI_CHAT_MODEL_ID"))
     if session.agent.name:
         facts.append(("name", one_line(session.agent.name)))
@@ -91,15 +88,6 @@ async def _begin(session: Session, prompt: Prompt, options: argparse.Namespace) 
         await session.recap(_RECAP)
         turns = await session.thread.turns(last=_REMEMBERED)
         prompt.remember(turn.input[-1].text for turn in turns if turn.input)
-
-
-def _who(client: ChatClient, base_url: str | None) -> str:
-    if client.service == "offline":
-        return "the offline partner: built-in rules, no language model"
-    model = getattr(client, "model", None)
-    address = urlsplit(base_url or os.environ.get("OPENAI_BASE_URL") or "")
-    at = f" at {address.scheme}://{address.netloc}" if address.netloc else ""
-    return one_line(f"{model} ({client.service}{at})" if model else f"{client.service}{at}")
 
 
 def _where(store: ThreadStore) -> str:

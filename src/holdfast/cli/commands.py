@@ -10,9 +10,10 @@ import shutil
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
+from holdfast.cli.finding import found_turn, rows
 from holdfast.cli.session import Session
 from holdfast.cli.terminal import one_line
-from holdfast.cli.threads import row_lines, rows
+from holdfast.cli.threads import row_lines
 from holdfast.cli.transcript import counted, turn_lines
 from holdfast.cli.trouble import Trouble
 from holdfast.ports.stores import ThreadInfo
@@ -98,8 +99,7 @@ async def _fork(session: Session, argument: str) -> None:
     info = await _known(session)
     at = None
     if argument:
-        back = info.turns - _number(argument, "/fork", most=info.turns)
-        at = (await session.thread.turns(last=back + 1))[0].id
+        at = await found_turn(session.store, info, str(_number(argument, "/fork", most=info.turns)))
     before = session.thread.id
     session.thread = await session.thread.fork(at=at)
     session.screen.note(f"This is thread {session.thread.id} now.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import holdfast
 
@@ -16,11 +17,13 @@ _USAGE = 2
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
 
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
 _EPILOG = """\
 A conversation is a thread. Threads are kept in your data directory, unless
 --store says otherwise. OPENAI_API_KEY and OPENAI_CHAT_MODEL_ID (OPENAI_BASE_URL
 for a compatible server) say who answers; without them it is the offline
-partner: built-in rules, no language model.
+partner: built-in rules, no language model. `holdfast doctor` tells what is set.
 """
 
 _CHAT = """\
@@ -31,6 +34,27 @@ two. Ctrl-C stops an answer and keeps what was said, Ctrl-D leaves.
 
 Without a terminal each line of stdin is a message. Only answers go to stdout,
 and the first turn that fails ends it.
+"""
+
+_EXPORT = """\
+Write a conversation down.
+
+  json      all of it; agent.deserialize_thread() makes a thread of it again
+  markdown  a transcript to read
+  messages  a list of role and content, as Chat Completions takes it
+"""
+
+_DOCTOR = """\
+What is set up, and whether it works: which settings there are (never their
+values), who would answer a chat and why, whether the service is there, where
+threads are kept, which programs and libraries are at work, and what to do next.
+Nothing is changed, nothing is made.
+
+The service is sent one request with your credential and without messages. Every
+service refuses that, which shows that it is there and lets you in; no model
+runs, so nothing is billed. --ask has the model answer a few words.
+
+Each line is ok, a note or a problem. A problem makes the exit code 1.
 """
 
 
@@ -112,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     common = _common()
     _add_chat(commands, common)
     _add_threads(commands, common)
+    _add_doctor(commands, common)
     return parser
 
 
@@ -127,10 +152,20 @@ def _common() -> argparse.ArgumentParser:
     return common
 
 
-def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+def _partner() -> argparse.ArgumentParser:
+    """What every command takes that asks a model."""
+    partner = argparse.ArgumentParser(add_help=False)
+    partner.add_argument("--model", metavar="NAME", help="which model answers (default: OPENAI_CHAT_MODEL_ID)")
+    partner.add_argument(
+        "--base-url", metavar="URL", help="a server that speaks Chat Completions (default: OPENAI_BASE_URL)"
+    )
+    return partner
+
+
+def _add_chat(commands: _Commands, common: argparse.ArgumentParser) -> None:
     chat = commands.add_parser(
         "chat",
-        parents=[common],
+        parents=[common, _partner()],
         help="talk with a model, or with the offline partner",
         description=_CHAT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -139,19 +174,38 @@ def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser], com
     which = chat.add_mutually_exclusive_group()
     which.add_argument("--thread", metavar="ID", help="go on with this thread; it begins if there is none")
     which.add_argument("--continue", dest="go_on", action="store_true", help="go on with the thread that was used last")
-    chat.add_argument("--model", metavar="NAME", help="which model answers (default: OPENAI_CHAT_MODEL_ID)")
-    chat.add_argument(
-        "--base-url", metavar="URL", help="a server that speaks Chat Completions (default: OPENAI_BASE_URL)"
-    )
     chat.add_argument("--instructions", metavar="TEXT", help="what the agent is told before the conversation")
     chat.add_argument("--name", help="the agent's name")
 
 
-def _add_threads(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
-) -> None:
+def _add_doctor(commands: _Commands, common: argparse.ArgumentParser) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        parents=[common, _partner()],
+        help="what is set up, whether it works, what to do next",
+        description=_DOCTOR,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    which = doctor.add_mutually_exclusive_group()
+    which.add_argument("--no-network", action="store_true", help="leave the service alone")
+    which.add_argument("--ask", action="store_true", help="ask the model for a few words; that may be billed")
+    doctor.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="how long the service may take (default: 10, with --ask 60)",
+    )
+    doctor.add_argument("--json", action="store_true", help="as JSON")
+
+
+# --- the actions of `holdfast threads` -------------------------------------------------------------------------
+
+
+def _add_threads(commands: _Commands, common: argparse.ArgumentParser) -> None:
+    about = "List, show and change conversations."
     threads = commands.add_parser(
-        "threads", help="list and show conversations", description="List and show conversations.", allow_abbrev=False
+        "threads", help="list, show and change conversations", description=about, allow_abbrev=False
     )
     actions = threads.add_subparsers(dest="action", metavar="ACTION", title="actions", required=True)
     listing = actions.add_parser(
@@ -166,15 +220,62 @@ def _add_threads(
         "--limit", type=_count, metavar="N", help="at most so many (default: 20 on a terminal, else all)"
     )
     listing.add_argument("--json", action="store_true", help="as JSON")
-    show = actions.add_parser(
-        "show", parents=[common], help="one conversation", description="One conversation.", allow_abbrev=False
-    )
-    show.add_argument("thread", metavar="ID", help="the thread's id")
+    show = _add_action(actions, common, "show", "One conversation.")
     show.add_argument("--last", type=_count, metavar="N", help="only the last turns")
     show.add_argument("--json", action="store_true", help="as JSON")
+    fork = _add_action(actions, common, "fork", "Begin a new thread where one stands. In a pipe: its id.")
+    fork.add_argument("--at", metavar="TURN", help="after this turn (a number or an id) instead of the last")
+    fork.add_argument("--id", metavar="NEW", help="the id of the new thread (default: one is made)")
+    rewind = _add_action(actions, common, "rewind", "Go back to an earlier turn. Nothing is deleted.")
+    far = rewind.add_mutually_exclusive_group()
+    far.add_argument("turns", nargs="?", type=_count, metavar="N", help="by so many turns (default: 1)")
+    far.add_argument("--to", metavar="TURN", help="to right after this turn (a number or an id)")
+    rename = _add_action(actions, common, "rename", "Give a thread a title.")
+    rename.add_argument("title", nargs="+", metavar="TITLE", help="the title; '' takes it away")
+    _add_export(actions, common)
+    delete = _add_action(actions, common, "delete", "Delete a thread for good, except what forks of it still need.")
+    delete.add_argument("--yes", action="store_true", help="do not ask; without a terminal it is needed")
+    delete.add_argument("--interrupt", action="store_true", help="also in the middle of a turn, which is then lost")
+
+
+def _add_action(
+    actions: _Commands, common: argparse.ArgumentParser, name: str, about: str, **more: Any
+) -> argparse.ArgumentParser:
+    """An action on one thread. What it is about stands in the list of actions by its first sentence."""
+    more = {"help": about.partition(". ")[0].rstrip(".").lower(), "description": about, **more}
+    action: argparse.ArgumentParser = actions.add_parser(name, parents=[common], allow_abbrev=False, **more)
+    action.add_argument("thread", metavar="ID", help="the thread's id, or its beginning if that is no other's")
+    return action
+
+
+def _add_export(actions: _Commands, common: argparse.ArgumentParser) -> None:
+    export = _add_action(
+        actions,
+        common,
+        "export",
+        _EXPORT,
+        help="write a conversation down",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    export.add_argument("--format", choices=("json", "markdown", "messages"), default="json", help="default: json")
+    export.add_argument("--output", metavar="FILE", help="a new file, readable for you alone (default: stdout)")
+    export.add_argument("--force", action="store_true", help="replace the file if there is one")
+
+
+# --- values ----------------------------------------------------------------------------------------------------
 
 
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds

@@ -1,7 +1,7 @@
-"""`holdfast threads`: which conversations there are, and what was said in them.
+"""`holdfast threads`: which conversations there are, what was said in them, and what is done with them as a whole.
 
 Rule of this file: for people the lines fit the terminal and say when; in a pipe every value is whole and stands in
-its place, between tabs.
+its place, between tabs. What changes threads is in `changes`, what writes them down in `export`.
 """
 
 from __future__ import annotations
@@ -12,46 +12,29 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from typing import Any
 
-from msgspec import Struct
-
+from holdfast.cli.changes import delete, fork, rename, rewind
+from holdfast.cli.export import export
+from holdfast.cli.finding import Row, found_thread, row_of, rows
 from holdfast.cli.places import to_read
 from holdfast.cli.terminal import Paint, cut, one_line, safe, safe_json, wants_colours, width
 from holdfast.cli.transcript import (
     ago,
     counted,
-    message_text,
     moment,
     open_turn_told,
     stamp,
     turn_lines,
     turn_state,
 )
-from holdfast.cli.trouble import FINE, Trouble, listen_to_log
-from holdfast.conversation.errors import DamagedError, SchemaVersionError
-from holdfast.engine.history import decoded
+from holdfast.cli.trouble import FINE, listen_to_log
 from holdfast.engine.threads import AgentThread
 from holdfast.ports.runtime import SYSTEM
-from holdfast.ports.stores import Segment, ThreadInfo, ThreadStore
+from holdfast.ports.stores import ThreadStore
 
-T = TypeVar("T")
-
-_PAGE = 200
 _ON_A_TERMINAL = 20
-
-
-class Row(Struct, frozen=True):
-    """A thread in a listing: what the store knows of it, and how it began."""
-
-    info: ThreadInfo
-    first_words: str
-
-    @property
-    def label(self) -> str:
-        """Title or first words, in one safe line; "" if there is neither."""
-        return one_line(self.info.title or "") or one_line(self.first_words)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -80,31 +63,6 @@ async def _list(store: ThreadStore, options: argparse.Namespace) -> None:
         sys.stdout.writelines("\t".join(_fields(row)) + "\n" for row in found)
     else:
         _print_rows(found, more, store)
-
-
-async def rows(store: ThreadStore, limit: int | None) -> tuple[list[Row], bool]:
-    """The threads, the last used first, at most `limit`; and whether there are more."""
-    found: list[Row] = []
-    cursor: str | None = None
-    while limit is None or len(found) < limit:
-        wanted = _PAGE if limit is None else min(_PAGE, limit - len(found))
-        page = await store.list(limit=wanted, cursor=cursor)
-        found.extend([Row(info, await _first_words(store, info)) for info in page.threads])
-        cursor = page.next
-        if cursor is None:
-            break
-    return found, cursor is not None
-
-
-async def _first_words(store: ThreadStore, info: ThreadInfo) -> str:
-    """What was said first on the thread; reads one turn of it."""
-    try:
-        for segment in await store.lineage(info.head):
-            for stored in await store.read(Segment(segment.branch, segment.after, segment.after + 1), limit=1):
-                return " ".join(message_text(message) for message in decoded(stored).input)[:400]
-    except (DamagedError, SchemaVersionError):
-        return "(its first turn cannot be read)"
-    return ""
 
 
 def _fields(row: Row) -> tuple[str, ...]:
@@ -156,15 +114,11 @@ def row_lines(row: Row, columns: int, paint: Paint) -> Iterator[str]:
 
 
 async def _show(store: ThreadStore, options: argparse.Namespace) -> None:
-    thread = AgentThread(store, options.thread, intent="existing")
-    info = await store.get(thread.id)
-    if info is None:
-        raise Trouble(
-            f"There is no thread {thread.id!r} in {store.location}. 'holdfast threads list' lists what there is."
-        )
+    info = await found_thread(store, options.thread)
+    thread = AgentThread(store, info.id, intent="existing", incarnation=info.incarnation)
     turns = await thread.turns(last=options.last)
     if options.json:
-        _print_json({**_row_state(Row(info, await _first_words(store, info))), "turns": [turn_state(t) for t in turns]})
+        _print_json({**_row_state(await row_of(store, info)), "turns": [turn_state(turn) for turn in turns]})
         return
     paint = Paint(wants_colours(os.environ, is_terminal=sys.stdout.isatty()))
     heading = [one_line(info.title)] if info.title else []
@@ -180,4 +134,12 @@ def _print_json(state: object) -> None:
     print(safe_json(json.dumps(state, ensure_ascii=False, indent=2)))
 
 
-_ACTIONS: Mapping[str, Callable[[ThreadStore, argparse.Namespace], Any]] = {"list": _list, "show": _show}
+_ACTIONS: Mapping[str, Callable[[ThreadStore, argparse.Namespace], Coroutine[Any, Any, None]]] = {
+    "list": _list,
+    "show": _show,
+    "fork": fork,
+    "rewind": rewind,
+    "rename": rename,
+    "export": export,
+    "delete": delete,
+}

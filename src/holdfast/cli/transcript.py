@@ -36,17 +36,18 @@ _LONGEST_ADDRESS = 80
 
 def turn_lines(turn: Turn, paint: Paint) -> Iterator[str]:
     """A turn: a line about it, then who said what, then how it ended if it did not end well."""
-    yield paint.dim(" · ".join(_facts(turn)))
+    yield paint.dim(" · ".join(turn_facts(turn)))
     for message in turn.messages:
         text = message_text(message)
         if text:
-            yield f"{paint.bold(_speaker(message) + ':')} {text}"
+            yield f"{paint.bold(speaker(message) + ':')} {text}"
     ending = how_it_ended(turn)
     if ending:
         yield paint.warning(f"({ending})")
 
 
-def _facts(turn: Turn) -> Iterator[str]:
+def turn_facts(turn: Turn) -> Iterator[str]:
+    """What there is to say about a turn, in a few words each."""
     yield f"turn {turn.seq}"
     yield moment(turn.started_us)
     if turn.model or turn.service:
@@ -63,7 +64,8 @@ def tokens(usage: Usage) -> str:
     return f"{usage.input_tokens:,} tokens in{cached}, {usage.output_tokens:,} out"
 
 
-def _speaker(message: ChatMessage) -> str:
+def speaker(message: ChatMessage) -> str:
+    """Who says it, in one safe line."""
     return one_line(message.author_name or "") or _LABELS[message.role]
 
 

@@ -228,7 +228,7 @@ def no_turn(thread_id: str, turn_id: str) -> TurnNotFoundError:
 
 def too_few_turns(thread_id: str, back: int, turns: int) -> InvalidInputError:
     return InvalidInputError(
-        f"Thread {thread_id!r} has {turns} turns and cannot go back {back}. Go back at most {turns}.",
+        f"Thread {thread_id!r} cannot go back {back}: its history is {turns} long. Go back at most {turns}.",
         thread_id=thread_id,
     )
 
