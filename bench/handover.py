@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import statistics
@@ -87,7 +88,7 @@ def judged(path: str, found: dict[str, list[tuple[str, float, float, float]]]) -
     store.close()
     told = {row[0]: (name, *row[1:]) for name, rows in found.items() for row in rows}
     gaps, overtaken, interleaved = [], 0, 0
-    for (before, _), (after, _) in zip(log, log[1:], strict=False):
+    for (before, _), (after, _) in itertools.pairwise(log):
         if told[after][2] < told[before][2]:
             interleaved += 1
         if told[before][0] != told[after][0]:

@@ -156,7 +156,11 @@ def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"holdfast has no {name!r}")
-    value = getattr(import_module(home), name)
+    try:
+        module = import_module(home)
+    except AttributeError as error:  # else Python would say that holdfast has no such name
+        raise ImportError(f"{name} cannot be used here: {home} failed to load ({error})") from error
+    value = getattr(module, name)
     globals()[name] = value
     return value
 

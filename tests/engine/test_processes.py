@@ -200,7 +200,7 @@ say("after")
 sys.exit(os.waitstatus_to_exitcode(status))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     turns = asyncio.run(history(path))
     assert [status for _, status, _ in turns] == ["completed"] * 22
     for who in ("parent", "child"):

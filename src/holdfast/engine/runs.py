@@ -19,7 +19,7 @@ from typing import cast
 
 from msgspec import Struct
 
-from holdfast.conversation.errors import HoldfastError, InvalidInputError, RunTimeoutError, StaleRunError
+from holdfast.conversation.errors import DamagedError, HoldfastError, InvalidInputError, RunTimeoutError, StaleRunError
 from holdfast.conversation.messages import ChatMessage, ToolCallContent
 from holdfast.conversation.records import encode_messages, encode_turn
 from holdfast.conversation.turns import (
@@ -387,8 +387,9 @@ class TurnRun:
     def _tell_what_there_is(self, error: HoldfastError) -> None:
         error.thread_id = error.thread_id or self.spec.thread.id
         if self._status is not None:
-            error.turn_id = error.turn_id or self.turn_id
-            error.response = error.response or self.response()
+            if not isinstance(error, DamagedError):  # that one names the turn that is damaged
+                error.turn_id = self.turn_id
+            error.response = self.response()
 
     def _gave_way(self) -> StaleRunError:
         return StaleRunError(

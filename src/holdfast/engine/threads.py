@@ -5,6 +5,7 @@ Rule of this file: a thread is a handle. All that is said is in the store; nothi
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, get_args
@@ -25,6 +26,9 @@ from holdfast.ports.stores import Intent, NewTurn, Segment, StoredTurn, ThreadIn
 # Says what a serialized thread is, and in which form.
 STATE_TYPE = "holdfast.thread"
 STATE_VERSION = 1
+
+# Seconds between the looks whether a thread that seemed taken still is.
+MOMENTS = (0.0, 0.01, 0.04)
 
 
 class AddedMessages(Struct, frozen=True):
@@ -207,12 +211,17 @@ class AgentThread(Handle):
         await self._if_nobody_runs(delete)
 
     async def _if_nobody_runs(self, change: Callable[[], Awaitable[object]]) -> None:
-        """Make a change that an open run forbids; a run that only a dead process left is closed first."""
-        try:
-            await change()
-        except ThreadBusyError:
+        """Make a change that an open run forbids; a run that only a dead process left is closed first.
+
+        Somebody else may be closing it at this moment, and looks alive while it does: hence another look or two.
+        """
+        for pause in MOMENTS:
+            with contextlib.suppress(ThreadBusyError):
+                await change()
+                return
             await settle(self, self._runtime)
-            await change()
+            await self._runtime.sleep(pause)
+        await change()
 
 
 class _Writer:

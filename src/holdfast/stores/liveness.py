@@ -23,6 +23,18 @@ class _LockFile:
     def __init__(self, path: str) -> None:
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0), 0o600)
         self.owners: dict[int, set[Hashable]] = {}
+        self._identity = _identity(os.fstat(self.fd))
+
+    def stands_at(self, path: str) -> bool:
+        """Whether this is still the file of that name: a database may be deleted and made anew."""
+        try:
+            return _identity(os.stat(path)) == self._identity
+        except FileNotFoundError:
+            return True
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 _lock = threading.RLock()  # a finalizer may ask in the middle of an answer
@@ -75,7 +87,7 @@ def is_making(database: str, owner: int, run: Hashable) -> bool:
     """Whether the owner is there, and (as far as it is in this process) still at work on that run."""
     with _lock:
         file = _files.get(database)
-        if file is not None and owner in file.owners:
+        if file is not None and owner in file.owners and file.stands_at(lock_path(database)):
             return run in file.owners[owner]
     return is_alive(database, owner)
 
@@ -84,7 +96,7 @@ def is_alive(database: str, owner: int) -> bool:
     """Whether some process holds that owner's byte."""
     with _lock:
         file = _files.get(database)
-        if file is not None:
+        if file is not None and file.stands_at(lock_path(database)):
             return owner in file.owners or _is_locked(file.fd, owner)
         try:
             fd = os.open(lock_path(database), os.O_RDWR | os.O_CLOEXEC)
@@ -93,7 +105,7 @@ def is_alive(database: str, owner: int) -> bool:
         try:
             return _is_locked(fd, owner)
         finally:
-            os.close(fd)  # this process holds no lock on the file, so none is dropped
+            os.close(fd)  # this process holds no lock on that file, so none is dropped
 
 
 def _is_locked(fd: int, owner: int) -> bool:

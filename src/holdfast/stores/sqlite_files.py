@@ -22,6 +22,8 @@ from holdfast.conversation.errors import (
 )
 
 SCHEMA_VERSION = 1
+# Where a plain fsync does not reach the disk (macOS), ask for the one that does; elsewhere these change nothing.
+_SYNCS = ("fullfsync=ON", "checkpoint_fullfsync=ON")
 APPLICATION_ID = 0x686F6C64  # "hold": tells our files from other programs' databases
 
 
@@ -33,7 +35,7 @@ def connect(path: str, busy_ms: int) -> apsw.Connection:
     connection.set_busy_timeout(busy_ms)
     # mmap off: it made the WAL-reset bug of older SQLites worse. trusted_schema off and cell_size_check on:
     # a database is data, wherever it came from. secure_delete: what is deleted is overwritten.
-    for pragma in ("mmap_size=0", "trusted_schema=OFF", "cell_size_check=ON", "secure_delete=ON"):
+    for pragma in ("mmap_size=0", "trusted_schema=OFF", "cell_size_check=ON", "secure_delete=ON", *_SYNCS):
         connection.execute(f"PRAGMA {pragma}")
     connection.execute("PRAGMA wal_autocheckpoint=0")
     return connection

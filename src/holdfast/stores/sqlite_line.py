@@ -22,7 +22,7 @@ from holdfast.stores.sqlite_db import check_of
 log = logging.getLogger("holdfast.stores")
 
 # Seconds between two looks of somebody who waits and is not called: the next in line, and those behind.
-LOOK_FIRST, LOOK_LATER = 0.1, 1.0
+LOOK_FIRST, LOOK_LATER = 0.1, 0.4
 
 # A run in line: tenant, thread, turn id.
 Place: TypeAlias = tuple[str, str, str]
@@ -120,7 +120,7 @@ class Line:
             return False
         now = self._runtime.monotonic()
         beat, since, last = self._seen.get((owner, name), (None, now, now))
-        if beat != found[0] or now - last > 3 * LOOK_LATER:
+        if beat != found[0] or now - last > 5 * LOOK_LATER:
             since = now
         if len(self._seen) > 10_000:
             self._seen.clear()
