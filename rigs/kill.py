@@ -173,6 +173,9 @@ class Round:
         self._watch(lambda: False, since + delay - time.monotonic())
 
     def _kill(self, seat: Seat, aimed: int, *, stuck: bool = False) -> list[Standing]:
+        if stuck:
+            os.kill(seat.pid, signal.SIGUSR1)  # it writes its stacks down, beside the evidence
+            time.sleep(0.2)
         os.kill(seat.pid, signal.SIGKILL)
         self._ended(seat, os.waitpid(seat.pid, 0)[1])
         at = time.monotonic()  # dead for sure; this process may have been kept waiting before it could strike

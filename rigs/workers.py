@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import faulthandler
 import os
 import random
 import signal
@@ -35,7 +36,8 @@ from rigs.talk import MODEL, text_of, token_of
 MAX_THREADS = 6
 _DIES_WITH_ITS_PARENT = 1  # PR_SET_PDEATHSIG
 
-_slot: ContextVar[Slot] = ContextVar("slot")
+# Of the talker whose task runs. In the store's own threads there is none: what is sealed there is another's left-over.
+_slot: ContextVar[Slot | None] = ContextVar("slot", default=None)
 
 
 class MarkedStore(SQLiteStore):
@@ -43,7 +45,7 @@ class MarkedStore(SQLiteStore):
 
     def open_run(self, thread_id: str, turn_id: str, *args: Any, **kwargs: Any) -> Handed[OpenRun | Busy]:
         slot = _slot.get()
-        if not slot.in_turn:
+        if slot is None or not slot.in_turn:
             return super().open_run(thread_id, turn_id, *args, **kwargs)
         slot.turn_id = turn_id
 
@@ -56,13 +58,14 @@ class MarkedStore(SQLiteStore):
         return handed
 
     def take_over(self, holder: OpenRun) -> Handed[OpenRun | None]:
-        if _slot.get().in_turn:
-            _slot.get().mark(TAKEOVER)
+        slot = _slot.get()
+        if slot is not None and slot.in_turn:
+            slot.mark(TAKEOVER)
         return super().take_over(holder)
 
     def seal(self, run: OpenRun, turns: Sequence[NewTurn]) -> Handed[Head]:
         slot = _slot.get()
-        if run.turn_id != slot.turn_id:
+        if slot is None or run.turn_id != slot.turn_id:
             return super().seal(run, turns)
         slot.mark(SEAL)
         handed = super().seal(run, turns)
@@ -122,9 +125,9 @@ class Worker:
             what = self.chance.random()
             thread = self.chance.choice(threads)
             if what < 0.06:
-                await self._rewind(thread)
+                await self._move(talker, thread, None)
             elif what < 0.10:
-                await self._fork(thread)
+                await self._fork(talker, thread)
                 listed = {info.id for info in (await self.store.list(limit=MAX_THREADS)).threads}
                 threads = sorted(listed.union(self.errand.threads))
             else:
@@ -141,7 +144,7 @@ class Worker:
 
     async def say(self, talker: int, thread_id: str, *, streamed: bool) -> None:
         """One turn; the acknowledgement is written down after `run` has returned."""
-        errand, slot, chance = self.errand, _slot.get(), self.chance
+        errand, slot, chance = self.errand, self.slots[talker], self.chance
         self._numbers += 1
         size = chance.randrange(2_000, 12_000) if chance.random() < 0.1 else 0
         token = token_of(round_=errand.round_, worker=errand.worker, talker=talker, number=self._numbers, size=size)
@@ -162,29 +165,24 @@ class Worker:
             response = await self.agent.run(text_of(token), thread=thread)
             return response.turn_id, response.text
         async with self.agent.run_stream(text_of(token), thread=thread) as stream:
-            async for update in stream:
-                self.heard(token, stream.turn_id, update)
+            async for _ in stream:
+                pass
             response = await stream.response()
         return response.turn_id, response.text
 
-    def heard(self, token: str, turn_id: str, update: object) -> None:
-        """An update of a stream was read."""
-
-    async def _rewind(self, thread_id: str) -> None:
-        await self._move(thread_id, None)
-
-    async def _fork(self, thread_id: str) -> None:
+    async def _fork(self, talker: int, thread_id: str) -> None:
         if len((await self.store.list(limit=MAX_THREADS)).threads) < MAX_THREADS:
-            await self._move(thread_id, f"fork-{self.errand.round_}-{self.errand.worker}-{self._moves + 1}")
+            await self._move(talker, thread_id, f"fork-{self.errand.round_}-{self.errand.worker}-{self._moves + 1}")
 
-    async def _move(self, thread_id: str, new: str | None) -> None:
+    async def _move(self, talker: int, thread_id: str, new: str | None) -> None:
+        """Fork a thread at one of its turns, or rewind it to there."""
         thread = AgentThread(self.store, thread_id, intent="either")
         turns = await thread.turns(last=4)
         if not turns:
             return
         self._moves += 1
         move, target, worker = self._moves, self.chance.choice(turns).id, self.errand.worker
-        _slot.get().begin(MOVE, "", thread_id)
+        self.slots[talker].begin(MOVE, "", thread_id)
         self.pen.write(Moves(worker, time.monotonic(), move, thread_id, target, new))
         refused: str | None = None
         try:
@@ -198,7 +196,7 @@ class Worker:
             self.fail(f"{'fork' if new else 'rewind'} of {thread_id}", error)
             refused = error.code
         self.pen.write(Moved(worker, time.monotonic(), move, refused))
-        _slot.get().mark(IDLE)
+        self.slots[talker].mark(IDLE)
 
     def fail(self, what: str, error: BaseException) -> None:
         """Write down what should have worked."""
@@ -215,6 +213,8 @@ def begin(errand: Errand, board: Board, kind: type[Worker]) -> int:
     try:
         die_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Who hangs is asked where, before it is killed.
+        faulthandler.register(signal.SIGUSR1, open(errand.folder / f"stack-{errand.worker}.txt", "w"))  # noqa: SIM115
         worker = kind(errand, board)
         try:
             asyncio.run(worker.work())
