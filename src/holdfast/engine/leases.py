@@ -149,7 +149,8 @@ async def _close_left_over(handle: Handle, left: OpenRun, runtime: Runtime) -> N
         if taken is not None:
             record = encode_turn(taken.input)
             turn = NewTurn(taken.turn_id, "interrupted", record, taken.started_us, runtime.now_us())
-            sealing.append(handle.store.seal(taken, (turn,)))
+            # Where nothing was said (a transcript was to be adopted), there is nothing to keep.
+            sealing.append(handle.store.seal(taken, () if taken.input == encode_messages(()) else (turn,)))
 
     handed = handle.store.take_over(left)
     handed.then(seal)

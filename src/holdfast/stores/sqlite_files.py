@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 
 import apsw
 
@@ -46,20 +47,33 @@ def opened(path: str, busy_ms: int) -> apsw.Connection:
     _create_private(path)
     connection = connect(path, busy_ms)
     try:
-        _check_schema(connection, path)
+        _check_schema(connection, path, busy_ms)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _check_schema(connection: apsw.Connection, path: str) -> None:
+def _use_log(connection: apsw.Connection, busy_ms: int) -> None:
+    """Turn the write-ahead log on. SQLite does not wait here while another process does the same: so we do."""
+    end = time.monotonic() + busy_ms / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except apsw.BusyError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.005)
+
+
+def _check_schema(connection: apsw.Connection, path: str, busy_ms: int) -> None:
     if connection.pragma("application_id") != APPLICATION_ID:
         others = connection.execute("SELECT count(*) FROM sqlite_schema").get
         # Another process may have made our tables between the two questions.
         if others and connection.pragma("application_id") != APPLICATION_ID:
             raise NotADatabaseError(f"{path} is a database of another program. Choose another file for the threads.")
-        connection.execute("PRAGMA journal_mode=WAL")
+        _use_log(connection, busy_ms)
         _create_tables(connection)
     version = connection.pragma("user_version")
     if version > SCHEMA_VERSION:
