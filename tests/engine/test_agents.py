@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from typing import Any
 
 import pytest
 
@@ -85,6 +86,16 @@ async def test_an_unknown_option_is_named_with_those_that_exist() -> None:
         await agent.run("x", on_conflict="fight")  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="timeout"):
         await agent.run("x", timeout=0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": "hot"}, {"max_tokens": 1.5}, {"model": 5}, {"seed": True}, {"extra": 5}]
+)
+async def test_an_option_of_another_type_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError, match=next(iter(wrong))):
+        await ScriptedChatClient().create_agent().run("x", **wrong)
+    with pytest.raises(InvalidInputError):
+        ScriptedChatClient().create_agent(**wrong)
 
 
 async def test_an_agent_never_changes(store: ThreadStore) -> None:

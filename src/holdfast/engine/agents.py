@@ -54,6 +54,13 @@ class RunOptions(AgentOptions, total=False):
 
 
 _MODEL_OPTIONS = frozenset(ChatOptions.__struct_fields__)
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("model", "reasoning_effort", "user"), str),
+    **dict.fromkeys(("temperature", "top_p", "presence_penalty", "frequency_penalty"), (int, float)),
+    **dict.fromkeys(("max_tokens", "seed"), int),
+    "extra": Mapping,
+}
+_WORDS: dict[Any, str] = {str: "a string", int: "a whole number", Mapping: "a dict"}
 _RUN_OPTIONS = frozenset(("instructions", "timeout", "on_conflict"))
 
 
@@ -244,6 +251,11 @@ def _checked_options(
     timeout = given.get("timeout")
     if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
         raise InvalidInputError(f"timeout is a number of seconds greater than 0; got {timeout!r}.")
+    for name, kinds in _KINDS.items():
+        value = given.get(name)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            wanted = _WORDS.get(kinds, "a number")
+            raise InvalidInputError(f"{name} is {wanted}; got {value!r}.")
     of_model = {name: given[name] for name in given.keys() & _MODEL_OPTIONS}
     chosen = msgspec.structs.replace(options, **of_model) if of_model else options
     return {**settings, **{name: given[name] for name in given.keys() & _RUN_OPTIONS}}, chosen

@@ -1,4 +1,4 @@
-"""What a review found, kept as tests: each was a thread that stayed stuck, or a turn that was lost."""
+"""Situations in which a thread could stay stuck for ever, or a turn get lost: none may."""
 
 from __future__ import annotations
 
