@@ -53,6 +53,13 @@ def service() -> Iterator[ChatCompletionsStandIn]:
         yield made
 
 
+@pytest.fixture
+def slow_service() -> Iterator[ChatCompletionsStandIn]:
+    """One whose answer takes a second or so: there is time to do something in the middle of it."""
+    with ChatCompletionsStandIn(reply=lambda _: "a slow answer of quite some words", chunk_delay=0.2) as made:
+        yield made
+
+
 async def history(path: Path) -> list[tuple[str, str, str]]:
     """(turn id, how it ended, what was said) of the common thread, read by a store of its own."""
     store = SQLiteStore(path)
@@ -207,10 +214,10 @@ sys.exit(os.waitstatus_to_exitcode(status))
         assert [text for _, _, text in turns if text.startswith(who)] == [f"{who} {n}" for n in range(10)]
 
 
-async def test_a_stopped_process_is_not_taken_for_dead(tmp_path: Path, service: ChatCompletionsStandIn) -> None:
+async def test_a_stopped_process_is_not_taken_for_dead(tmp_path: Path, slow_service: ChatCompletionsStandIn) -> None:
     path = tmp_path / "threads.db"
-    process = talker(path, service, "a", 3, "stream")
-    await service.wait_for_requests(1)
+    process = talker(path, slow_service, "a", 3, "stream")
+    await slow_service.wait_for_requests(1)
     os.kill(process.pid, signal.SIGSTOP)
     store = SQLiteStore(path)
     agent = ScriptedChatClient("mine").create_agent(thread_store=store)
@@ -230,12 +237,12 @@ async def test_a_stopped_process_is_not_taken_for_dead(tmp_path: Path, service: 
 
 
 async def test_a_writer_that_comes_back_after_its_lease_writes_nothing(
-    tmp_path: Path, service: ChatCompletionsStandIn, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, slow_service: ChatCompletionsStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("holdfast.stores.sqlite_line.LEASE_SECONDS", 0.4)  # for this process; ten seconds otherwise
     path = tmp_path / "threads.db"
-    process = talker(path, service, "zombie", 1, "stream")
-    await service.wait_for_requests(1)
+    process = talker(path, slow_service, "zombie", 1, "stream")
+    await slow_service.wait_for_requests(1)
     os.kill(process.pid, signal.SIGSTOP)
     store = SQLiteStore(path)
     agent = ScriptedChatClient("mine").create_agent(thread_store=store)
@@ -254,11 +261,11 @@ async def test_a_writer_that_comes_back_after_its_lease_writes_nothing(
 
 
 async def test_a_thread_deleted_under_another_processs_run_stays_deleted(
-    tmp_path: Path, service: ChatCompletionsStandIn
+    tmp_path: Path, slow_service: ChatCompletionsStandIn
 ) -> None:
     path = tmp_path / "threads.db"
-    process = talker(path, service, "a", 1, "stream")
-    await service.wait_for_requests(1)
+    process = talker(path, slow_service, "a", 1, "stream")
+    await slow_service.wait_for_requests(1)
     store = SQLiteStore(path)
     thread = AgentThread(store, "common", intent="existing")
     with pytest.raises(ThreadBusyError):
