@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 # A lazy boundary (ARCHITECTURE.md): where each public name lives.
 _HOMES: dict[str, tuple[str, ...]] = {
     "holdfast.engine.agents": ("ChatAgent",),
-    "holdfast.engine.threads": ("AddedMessages", "AgentThread"),
+    "holdfast.engine.threads": ("AddedMessages", "AgentThread", "Branch"),
     "holdfast.engine.responses": ("AgentRunResponse",),
     "holdfast.engine.streams": ("AgentRunStream",),
     "holdfast.engine.sync": ("run_sync",),
@@ -44,6 +44,9 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "UnknownContent",
     ),
     "holdfast.conversation.turns": ("Turn", "TurnError"),
+    "holdfast.conversation.cursors": ("EndUpdate", "RestartUpdate"),
+    "holdfast.engine.limits": ("Limits",),
+    "holdfast.engine.following": ("TurnFollower",),
     "holdfast.conversation.updates": (
         "AgentRunResponseUpdate",
         "FinishUpdate",
@@ -54,6 +57,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "UsageUpdate",
     ),
     "holdfast.conversation.errors": (
+        "AnswerTooLargeError",
         "AuthenticationError",
         "BadRequestError",
         "CallerError",
@@ -62,9 +66,13 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "ContextTooLongError",
         "DamagedError",
         "HoldfastError",
+        "IdempotencyKeyError",
+        "InputTooLargeError",
         "InvalidInputError",
         "NotADatabaseError",
+        "QueueFullError",
         "RateLimitError",
+        "RunCancelledError",
         "RunTimeoutError",
         "SchemaVersionError",
         "ServiceError",
@@ -89,6 +97,9 @@ if TYPE_CHECKING:
     from holdfast.clients.azure_openai import AzureOpenAIChatClient as AzureOpenAIChatClient
     from holdfast.clients.offline import OfflineChatClient as OfflineChatClient
     from holdfast.clients.openai_chat import OpenAIChatClient as OpenAIChatClient
+    from holdfast.conversation.cursors import EndUpdate as EndUpdate
+    from holdfast.conversation.cursors import RestartUpdate as RestartUpdate
+    from holdfast.conversation.errors import AnswerTooLargeError as AnswerTooLargeError
     from holdfast.conversation.errors import AuthenticationError as AuthenticationError
     from holdfast.conversation.errors import BadRequestError as BadRequestError
     from holdfast.conversation.errors import CallerError as CallerError
@@ -97,9 +108,13 @@ if TYPE_CHECKING:
     from holdfast.conversation.errors import ContextTooLongError as ContextTooLongError
     from holdfast.conversation.errors import DamagedError as DamagedError
     from holdfast.conversation.errors import HoldfastError as HoldfastError
+    from holdfast.conversation.errors import IdempotencyKeyError as IdempotencyKeyError
+    from holdfast.conversation.errors import InputTooLargeError as InputTooLargeError
     from holdfast.conversation.errors import InvalidInputError as InvalidInputError
     from holdfast.conversation.errors import NotADatabaseError as NotADatabaseError
+    from holdfast.conversation.errors import QueueFullError as QueueFullError
     from holdfast.conversation.errors import RateLimitError as RateLimitError
+    from holdfast.conversation.errors import RunCancelledError as RunCancelledError
     from holdfast.conversation.errors import RunTimeoutError as RunTimeoutError
     from holdfast.conversation.errors import SchemaVersionError as SchemaVersionError
     from holdfast.conversation.errors import ServiceError as ServiceError
@@ -135,11 +150,14 @@ if TYPE_CHECKING:
     from holdfast.conversation.updates import Usage as Usage
     from holdfast.conversation.updates import UsageUpdate as UsageUpdate
     from holdfast.engine.agents import ChatAgent as ChatAgent
+    from holdfast.engine.following import TurnFollower as TurnFollower
+    from holdfast.engine.limits import Limits as Limits
     from holdfast.engine.responses import AgentRunResponse as AgentRunResponse
     from holdfast.engine.streams import AgentRunStream as AgentRunStream
     from holdfast.engine.sync import run_sync as run_sync
     from holdfast.engine.threads import AddedMessages as AddedMessages
     from holdfast.engine.threads import AgentThread as AgentThread
+    from holdfast.engine.threads import Branch as Branch
     from holdfast.ports.clients import ChatClient as ChatClient
     from holdfast.ports.clients import ChatOptions as ChatOptions
     from holdfast.ports.stores import ThreadInfo as ThreadInfo

@@ -279,7 +279,7 @@ async def test_a_waiting_run_that_is_cancelled_leaves_the_queue(store: ThreadSto
 
 
 async def test_a_stream_that_nobody_reads_gives_way(store: ThreadStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.engine.runs.STALLED_SECONDS", 0.05)
+    monkeypatch.setattr("holdfast.engine.sealing.STALLED_SECONDS", 0.05)
     monkeypatch.setattr("holdfast.engine.leases.LOOK_SECONDS", 0.02)
     agent = ScriptedChatClient(["one", "two"], "second").create_agent(thread_store=store)
     thread = agent.get_new_thread()

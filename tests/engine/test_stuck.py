@@ -246,7 +246,7 @@ async def test_stores_that_are_dropped_give_everything_back(tmp_path: Path) -> N
 async def test_a_stream_nobody_reads_gives_way_to_another_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("holdfast.engine.runs.STALLED_SECONDS", 0.1)
+    monkeypatch.setattr("holdfast.engine.sealing.STALLED_SECONDS", 0.1)
     monkeypatch.setattr("holdfast.stores.sqlite_bell.BEAT_SECONDS", 0.1)
     stores = [SQLiteStore(tmp_path / "threads.db") for _ in range(2)]
     a = ScriptedChatClient(["one", "two"]).create_agent(thread_store=stores[0])

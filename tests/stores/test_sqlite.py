@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -42,6 +43,10 @@ class TestSQLiteStore(PersistentStoreContract):
     def damage(self, store: ThreadStore, turn_id: str) -> None:
         behind_its_back(store, "UPDATE turns SET record = CAST(record || ' ' AS BLOB) WHERE id = ?", turn_id)
 
+    def damage_journal(self, store: ThreadStore, turn_id: str, n: int) -> None:
+        sql = "UPDATE journal SET record = CAST(record || ' ' AS BLOB) WHERE turn = ? AND n = ?"
+        behind_its_back(store, sql, turn_id, n)
+
 
 class TestSQLiteStoreWhoseWriterHasAThread(TestSQLiteStore):
     """The same, where the disk is slow: every write goes through the writer's thread."""
@@ -69,5 +74,15 @@ class _Temporary(SQLiteStore):
         os.rmdir(self._folder)
 
 
-TestAnyOrder = store_machine(make_in_memory_file).TestCase
+def left_over(store: ThreadStore) -> list[str]:
+    """The tables that still hold something of a thread."""
+    connection = apsw.Connection(store.location)
+    made: list[Any] = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+    tables = {name for (name,) in made} & {"turns", "branches", "runs", "journal"}
+    found = [table for table in tables if connection.execute(f"SELECT count(*) FROM {table}").get]
+    connection.close()
+    return found
+
+
+TestAnyOrder = store_machine(make_in_memory_file, left_over).TestCase
 TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)

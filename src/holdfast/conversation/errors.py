@@ -3,12 +3,16 @@
     HoldfastError
       CallerError                 the code that called us can mend it
         InvalidInputError           what was passed makes no sense (also a ValueError)
+          InputTooLargeError          the input is larger than the agent's limits allow
         ConfigurationError          a key, a model or an address is missing or malformed
         ThreadNotFoundError         no thread of that id (also a LookupError)
         ThreadExistsError           a new thread was asked for under an id that is taken
         ThreadDeletedError          this handle's thread was deleted meanwhile
         TurnNotFoundError           no such turn on this thread's own history (also a LookupError)
         ThreadBusyError             another run has the thread
+          QueueFullError              too many runs wait for it already
+        IdempotencyKeyError         the key was used with another input, or its turn never became a whole answer
+        RunCancelledError           somebody else ended this run: thread.cancel(), or a run that interrupts
         RunTimeoutError             the run took longer than its timeout (also a TimeoutError)
       ServiceError                the chat service refused, failed or could not be reached
         AuthenticationError         the key is wrong or lacks a right
@@ -18,6 +22,7 @@
         BadRequestError             the service does not accept the request
         ServiceUnavailableError     down, overloaded, unreachable or cut off
         ServiceProtocolError        the service answered something that is no answer
+        AnswerTooLargeError         the answer, or the turn, is larger than the agent's limits allow
       StoreError                  the place where threads are kept failed
         StoreUnavailableError       cannot be opened, read or written now
           StoreBusyError              another process holds the database's write lock
@@ -63,6 +68,10 @@ class InvalidInputError(CallerError, ValueError):
     """What was passed makes no sense; nothing was sent and nothing was stored."""
 
 
+class InputTooLargeError(InvalidInputError):
+    """The input is larger than the agent's limits allow; nothing was sent and nothing was stored."""
+
+
 class ConfigurationError(CallerError):
     """A key, a model name or an address is missing or malformed."""
 
@@ -85,6 +94,24 @@ class TurnNotFoundError(CallerError, LookupError):
 
 class ThreadBusyError(CallerError):
     """Another run has the thread."""
+
+
+class QueueFullError(ThreadBusyError):
+    """So many runs wait for the thread that no other may."""
+
+
+class IdempotencyKeyError(CallerError):
+    """The idempotency key stands for another input, or for a turn that never became a whole answer.
+
+    `turn_id` names the turn under the key; `response` holds what there is of its answer.
+    """
+
+
+class RunCancelledError(CallerError):
+    """Somebody else ended this run: `thread.cancel()`, or a run with on_conflict="interrupt" or "rollback".
+
+    What had been read of the answer is in `response`, and in the log.
+    """
 
 
 class RunTimeoutError(CallerError, TimeoutError):
@@ -146,6 +173,10 @@ class ServiceUnavailableError(ServiceError):
 
 class ServiceProtocolError(ServiceError):
     """The service answered something that is no answer of its protocol."""
+
+
+class AnswerTooLargeError(ServiceError):
+    """The answer, or all of the turn, is larger than the agent's limits allow; what came before is in the log."""
 
 
 class StoreError(HoldfastError):

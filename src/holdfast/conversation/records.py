@@ -11,7 +11,8 @@ The form (version 1), as JSON:
      "output": [message, ...],            the assistant's and the tools' messages
      "usage":  {"input_tokens": ..., ...},
      "model": "...", "service": "...", "finish": "stop",
-     "error": {"code": "...", "message": "..."}}
+     "error": {"code": "...", "message": "..."},
+     "restarts": [[epoch, place], ...]}   where somebody else went on with the turn, and asked again (see `cursors`)
 
     message = {"role": "user", "contents": [{"type": "text", "text": "..."}], "author": "...", "id": "...",
                "properties": {...}}
@@ -73,6 +74,7 @@ class _Record(Struct, omit_defaults=True):
     service: str | None = None
     finish: str | None = None
     error: TurnError | None = None
+    restarts: tuple[tuple[int, int], ...] = ()
 
 
 class _KnownRecord(Struct):
@@ -84,6 +86,7 @@ class _KnownRecord(Struct):
     service: str | None = None
     finish: str | None = None
     error: TurnError | None = None
+    restarts: tuple[tuple[int, int], ...] = ()
 
 
 class _AnyRecord(_KnownRecord):
@@ -95,6 +98,10 @@ class _Kind(Struct):
     type: str = ""
 
 
+class _Said(Struct):
+    input: Raw
+
+
 class _Version(Struct):
     v: int = 0
 
@@ -104,6 +111,7 @@ _decode_known = msgspec.json.Decoder(_KnownRecord).decode
 _decode_any = msgspec.json.Decoder(_AnyRecord).decode
 _decode_messages = msgspec.json.Decoder(tuple[_AnyMessage, ...]).decode
 _decode_part = msgspec.json.Decoder(KnownContent).decode
+_decode_input = msgspec.json.Decoder(_Said).decode
 _decode_version = msgspec.json.Decoder(_Version).decode
 _decode_kind = msgspec.json.Decoder(_Kind).decode
 
@@ -135,6 +143,7 @@ def encode_turn(
     service: str | None = None,
     finish_reason: str | None = None,
     error: TurnError | None = None,
+    restarts: tuple[tuple[int, int], ...] = (),
 ) -> bytes:
     """The record of a turn, around the bytes that `encode_messages` made of its input."""
     record = _Record(
@@ -146,6 +155,7 @@ def encode_turn(
         service=service,
         finish=finish_reason,
         error=error,
+        restarts=restarts,
     )
     return _encoder.encode(record)
 
@@ -178,7 +188,16 @@ def decode_turn(record: bytes, *, turn_id: str, seq: int, status: str, started_u
         rest.error,
         started_us,
         ended_us,
+        rest.restarts,
     )
+
+
+def input_of(record: bytes) -> bytes:
+    """The stored input in a record, as the bytes that `encode_messages` made. Raises DamagedError."""
+    try:
+        return bytes(_decode_input(record).input)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise DamagedError(f"A record cannot be read: {error}.") from None
 
 
 def _decoded(record: bytes) -> tuple[tuple[ChatMessage, ...], tuple[ChatMessage, ...], _KnownRecord]:

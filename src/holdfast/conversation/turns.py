@@ -42,7 +42,8 @@ class Turn(Struct, frozen=True):
 
     `seq` is its depth in the conversation (1 is the first). `status` says how it ended: `completed`; `failed`
     (see `error`); `cancelled` (the caller stopped it: `output` holds what the caller had seen); `interrupted`
-    (its process died). Times are aware datetimes in UTC.
+    (its process died). Times are aware datetimes in UTC. `restarts` says where, after the death of its process,
+    somebody went on with it (see `cursors`).
     """
 
     id: str
@@ -57,6 +58,7 @@ class Turn(Struct, frozen=True):
     error: TurnError | None = None
     started_us: int = 0
     ended_us: int = 0
+    restarts: tuple[tuple[int, int], ...] = ()
 
     @property
     def messages(self) -> tuple[ChatMessage, ...]:

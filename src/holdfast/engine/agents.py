@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, TypedDict, Unpack
+from typing import Any, TypeAlias, TypedDict, Unpack, get_args
 
 import msgspec
 
 from holdfast.conversation.errors import ConfigurationError, InvalidInputError
-from holdfast.conversation.ids import checked_thread_id
+from holdfast.conversation.ids import checked_thread_id, checked_turn_id
 from holdfast.conversation.messages import ChatMessage, checked_text, normalized_input
+from holdfast.engine.detached import OnDisconnect, fold_apart
 from holdfast.engine.leases import OnConflict
+from holdfast.engine.limits import DEFAULT, Limits
 from holdfast.engine.loop import fold
 from holdfast.engine.responses import AgentRunResponse
-from holdfast.engine.runs import RunSpec, TurnRun
+from holdfast.engine.runs import TurnRun
+from holdfast.engine.specs import InputFrom, RunSpec
 from holdfast.engine.streams import AgentRunStream
 from holdfast.engine.sync import run_sync
 from holdfast.engine.threads import AgentThread, thread_from_state
 from holdfast.ports.clients import ChatClient, ChatOptions
 from holdfast.ports.runtime import SYSTEM, Runtime
-from holdfast.ports.stores import ThreadStore
+from holdfast.ports.stores import Point, ThreadStore
 
 Input: TypeAlias = str | ChatMessage | Sequence[str | ChatMessage]
 
@@ -27,9 +30,12 @@ Input: TypeAlias = str | ChatMessage | Sequence[str | ChatMessage]
 class AgentOptions(TypedDict, total=False):
     """What may be set for an agent and for one run; the run's word counts.
 
-    `timeout` (seconds) is for the whole run, waiting for the thread included. `on_conflict` says what a run does if
-    its thread is in the middle of another: "enqueue" (default; first come, first served) or "reject". The rest goes
-    to the model: see `ChatOptions`.
+    `timeout` (seconds) is for the whole run, waiting for the thread included; `enqueue_timeout` for the waiting alone.
+    `on_conflict` says what a run does if its thread is in the middle of another: "enqueue" (default; first come, first
+    served), "reject", "interrupt" (end the other as cancelled, and go on after what it has said) or "rollback" (end
+    it, and go on as if it had not been; its turn stays on a branch). `on_disconnect` says what becomes of the run when
+    whoever reads or awaits it goes away: "cancel" (default) or "continue". `limits` bound what a run takes. The rest
+    goes to the model: see `ChatOptions`.
     """
 
     model: str | None
@@ -45,13 +51,31 @@ class AgentOptions(TypedDict, total=False):
     extra: Mapping[str, Any] | None
     timeout: float | None
     on_conflict: OnConflict
+    enqueue_timeout: float | None
+    on_disconnect: OnDisconnect
+    limits: Limits
 
 
-class RunOptions(AgentOptions, total=False):
-    """What may be set for one run: `instructions` take the place of the agent's."""
+class ResumeOptions(AgentOptions, total=False):
+    """What may be set for a run whose input is there already: `instructions` take the place of the agent's."""
 
     instructions: str | None
 
+
+class RunOptions(ResumeOptions, total=False):
+    """What may be set for one run.
+
+    `idempotency_key`: the same key on the same thread gives the same turn, for as long as the thread lives: the
+    recorded one, or the one in flight. `after`: begin right after this turn of the thread's history (a turn id); what
+    was said since then stays on a branch.
+    """
+
+    idempotency_key: str | None
+    after: str | None
+
+
+# Characters of an idempotency key.
+MAX_KEY = 256
 
 _MODEL_OPTIONS = frozenset(ChatOptions.__struct_fields__)
 _KINDS: dict[str, Any] = {
@@ -61,7 +85,13 @@ _KINDS: dict[str, Any] = {
     "extra": Mapping,
 }
 _WORDS: dict[Any, str] = {str: "a string", int: "a whole number", Mapping: "a dict"}
-_RUN_OPTIONS = frozenset(("instructions", "timeout", "on_conflict"))
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "on_conflict": get_args(OnConflict),
+    "on_disconnect": get_args(OnDisconnect),
+}
+_RUN_OPTIONS = frozenset(
+    ("instructions", "timeout", "enqueue_timeout", "limits", "idempotency_key", "after", *_CHOICES)
+)
 
 
 class ChatAgent:
@@ -161,7 +191,8 @@ class ChatAgent:
         `messages` is a string, a ChatMessage or a list of them. Raises what is in `holdfast`'s errors; the error
         carries `.turn_id` and, in `.response`, what there was of the answer.
         """
-        return await fold(self._run(messages, thread, False, options))
+        run = self._run(messages, thread, False, options)
+        return await (fold_apart(run) if run.spec.apart else fold(run))
 
     def run_stream(
         self, messages: Input, *, thread: AgentThread | None = None, **options: Unpack[RunOptions]
@@ -178,7 +209,42 @@ class ChatAgent:
         """`run` for code that is not async: scripts, notebooks, also inside a running event loop."""
         return run_sync(self.run(messages, thread=thread, **options))
 
-    def _run(self, messages: Input, thread: AgentThread | None, stream: bool, options: Any) -> TurnRun:
+    async def resume(self, thread: AgentThread, **options: Unpack[ResumeOptions]) -> AgentRunResponse | None:
+        """Go on with the turn that a dead process has left open on the thread: the same turn, under the same id.
+
+        What it had written down is not asked or done again. None if nothing was left open (a run that is alive is
+        left alone). A run that is started instead would close what was left as interrupted.
+        """
+        run = self._run((), thread, False, options, input_from="open run")
+        response = await (fold_apart(run) if run.spec.apart else fold(run))
+        return response if run.status is not None else None
+
+    def resume_stream(self, thread: AgentThread, **options: Unpack[ResumeOptions]) -> AgentRunStream:
+        """The same as a stream: first what had been said, then the rest. Empty if nothing was left open."""
+        return AgentRunStream(self._run((), thread, True, options, input_from="open run"))
+
+    async def regenerate(self, thread: AgentThread, **options: Unpack[ResumeOptions]) -> AgentRunResponse:
+        """Answer the last input once more. The old turn stays on its branch (see `thread.branches`).
+
+        If no new answer begins (the service fails, say), the thread stands at the old turn as before.
+        Raises InvalidInputError if the thread has no turn, TurnNotFoundError if another run has gone on meanwhile.
+        """
+        run = self._run((), thread, False, options, input_from="last turn")
+        return await (fold_apart(run) if run.spec.apart else fold(run))
+
+    def regenerate_stream(self, thread: AgentThread, **options: Unpack[ResumeOptions]) -> AgentRunStream:
+        """The same as a stream."""
+        return AgentRunStream(self._run((), thread, True, options, input_from="last turn"))
+
+    def _run(
+        self,
+        messages: Input,
+        thread: AgentThread | None,
+        stream: bool,
+        options: Any,
+        *,
+        input_from: InputFrom = "caller",
+    ) -> TurnRun:
         if thread is None:
             thread = AgentThread(runtime=self._runtime)  # a one-off: it is gone after the run
         elif not isinstance(thread, AgentThread):
@@ -188,10 +254,11 @@ class ChatAgent:
         settings, chosen = self._defaults, self._options
         if options:
             settings, chosen = _checked_options(options, settings, chosen)
+        after = settings.get("after")
         spec = RunSpec(
             self._client,
             thread,
-            normalized_input(messages),
+            normalized_input(messages) if input_from == "caller" else (),
             settings.get("instructions", self._instructions),
             chosen,
             stream,
@@ -199,6 +266,12 @@ class ChatAgent:
             settings.get("timeout"),
             settings.get("on_conflict", "enqueue"),
             self._name,
+            settings.get("enqueue_timeout"),
+            settings.get("idempotency_key"),
+            None if after is None else Point(after),
+            settings.get("limits", DEFAULT),
+            input_from,
+            settings.get("on_disconnect") == "continue",
         )
         return TurnRun(spec)
 
@@ -244,13 +317,12 @@ def _checked_options(
             f"There is no option {', '.join(sorted(map(repr, unknown)))}. The options are "
             f"{', '.join(sorted(_MODEL_OPTIONS | _RUN_OPTIONS))}; what only one service knows goes into extra={{...}}."
         )
-    if given.get("on_conflict", "enqueue") not in ("enqueue", "reject"):
-        raise InvalidInputError(f"on_conflict is 'enqueue' or 'reject'; got {given['on_conflict']!r}.")
+    for name, choices in _CHOICES.items():
+        if name in given and given[name] not in choices:
+            raise InvalidInputError(f"{name} is one of {', '.join(map(repr, choices))}; got {given[name]!r}.")
     if given.get("instructions") is not None:
         checked_text(given["instructions"], "The run's instructions")
-    timeout = given.get("timeout")
-    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
-        raise InvalidInputError(f"timeout is a number of seconds greater than 0; got {timeout!r}.")
+    _check_run_options(given)
     for name, kinds in _KINDS.items():
         value = given.get(name)
         if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
@@ -259,3 +331,20 @@ def _checked_options(
     of_model = {name: given[name] for name in given.keys() & _MODEL_OPTIONS}
     chosen = msgspec.structs.replace(options, **of_model) if of_model else options
     return {**settings, **{name: given[name] for name in given.keys() & _RUN_OPTIONS}}, chosen
+
+
+def _check_run_options(given: dict[str, Any]) -> None:
+    """The options that are not the model's. Raises InvalidInputError."""
+    for name in ("timeout", "enqueue_timeout"):
+        seconds = given.get(name)
+        if seconds is not None and not (isinstance(seconds, (int, float)) and seconds > 0):
+            raise InvalidInputError(f"{name} is a number of seconds greater than 0; got {seconds!r}.")
+    if not isinstance(given.get("limits", DEFAULT), Limits):
+        raise InvalidInputError(f"limits is a Limits(...); got {given['limits']!r}.")
+    key = given.get("idempotency_key")
+    if key is not None:
+        checked_text(key, "An idempotency key")
+        if not 0 < len(key) <= MAX_KEY:
+            raise InvalidInputError(f"An idempotency key has 1 to {MAX_KEY} characters; got {len(key)}.")
+    if given.get("after") is not None:
+        checked_turn_id(given["after"])

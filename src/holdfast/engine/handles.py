@@ -6,7 +6,7 @@ import contextlib
 from operator import attrgetter
 
 from holdfast.conversation.errors import HoldfastError, ThreadDeletedError, ThreadExistsError, ThreadNotFoundError
-from holdfast.ports.stores import Busy, Handed, Intent, OpenRun, ThreadInfo, ThreadStore
+from holdfast.ports.stores import Busy, Earlier, Handed, Intent, OpenRun, ThreadInfo, ThreadStore
 
 
 class Handle:
@@ -24,15 +24,15 @@ class Handle:
         self.intent: Intent = intent
         self.incarnation = incarnation
         # The first opening by this handle: until it is known what came of it, nobody knows whose thread it is.
-        self.first_open: Handed[OpenRun | Busy] | None = None
+        self.first_open: Handed[OpenRun | Busy | Earlier] | None = None
 
     # Read on the path of every turn: attrgetter is C.
     id: str = property(attrgetter("_id"), doc="The thread's id, unique in its store and tenant.")  # type: ignore[assignment]
     store: ThreadStore = property(attrgetter("_store"), doc="Where the thread is kept.")  # type: ignore[assignment]
 
-    def seen(self, opened: OpenRun | Busy) -> None:
+    def seen(self, opened: OpenRun | Busy | Earlier) -> None:
         """Learn from what a store answered which life of the thread this is."""
-        run = opened if isinstance(opened, OpenRun) else opened.run
+        run = opened.run if isinstance(opened, Busy) else opened if isinstance(opened, OpenRun) else None
         if run is not None and self.incarnation is None:
             self.incarnation = run.incarnation
 

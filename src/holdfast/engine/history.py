@@ -15,6 +15,7 @@ from holdfast.conversation.errors import DamagedError, InvalidInputError
 from holdfast.conversation.messages import ChatMessage
 from holdfast.conversation.records import ROOT, decode_turn
 from holdfast.conversation.turns import Turn, what_is_sent
+from holdfast.engine.handles import Handle
 from holdfast.ports.clients import Codec
 from holdfast.ports.stores import Head, Segment, StoredTurn, ThreadStore
 
@@ -120,8 +121,10 @@ async def _from_log(
         newest = None
     if encoded is None:
         encoded = Encoded(codec.head(instructions))
+    last: StoredTurn | None = None
     for segment in reversed(missing):
-        await _append_segment(store, codec, encoded, segment)
+        last = await _append_segment(store, codec, encoded, segment) or last
+    check_end(last, head)
     encoded.hash = head.hash
     return encoded
 
@@ -137,8 +140,24 @@ def _cached_prefix(
     return slot.prefix(min(slot.seq, segment.upto)) if slot.seq > segment.after else None
 
 
-async def _append_segment(store: ThreadStore, codec: Codec, encoded: Encoded, segment: Segment) -> None:
+def check_end(last: StoredTurn | None, head: Head) -> None:
+    """What was read ends with the very turn at which the thread stands. Raises DamagedError.
+
+    Each turn's hash covers all before it: so the head's vouches for the whole conversation, and that it is this one.
+    """
+    if last is not None and last.hash != head.hash:
+        raise DamagedError(
+            f"Turn {last.turn_id} (number {last.seq} of its conversation) is not the one at which the thread stands. "
+            "Nothing of it was used. To go on, fork the thread at the turn before it; 'holdfast verify' tells more.",
+            turn_id=last.turn_id,
+        )
+
+
+async def _append_segment(store: ThreadStore, codec: Codec, encoded: Encoded, segment: Segment) -> StoredTurn | None:
+    """Read and encode a stretch; its last turn, if there is any."""
+    last: StoredTurn | None = None
     async for turns in chunks(store, segment):
+        last = turns[-1]
         for turn in turns:
             try:
                 encoded.append(encode(codec, what_is_sent(decoded(turn))))
@@ -147,6 +166,17 @@ async def _append_segment(store: ThreadStore, codec: Codec, encoded: Encoded, se
                     f"Turn {turn.turn_id} of this conversation holds something that this service cannot be told: "
                     f"{error} Go on with the service that it was said to, or fork the thread before that turn.",
                 ) from None
+    return last
+
+
+async def last_turn(handle: Handle) -> Turn | None:
+    """The turn at which a thread stands; None if it has none. Raises what `Handle.info` raises, and DamagedError."""
+    info = await handle.info()
+    if info is None or not info.head.seq:
+        return None
+    *_, segment = await handle.store.lineage(info.head)
+    found = await handle.store.read(Segment(segment.branch, info.head.seq - 1, info.head.seq))
+    return decoded(found[-1])
 
 
 class chunks:

@@ -1,59 +1,69 @@
 """Leases: how a run gets its thread, in this process and against others.
 
 Rules of this file: nothing is asked of a model before the store has said that the thread is ours. Who finds it taken
-stands in line, first come, first served, over all processes; what a dead process left open is closed as interrupted,
-through the same seal as any other turn. The line only saves model calls and keeps the order: what keeps two writers
-apart is the epoch in the store.
+stands in line, first come, first served, over all processes; what a dead process left open is closed as interrupted
+(see `recovery`). The line only saves model calls and keeps the order: what keeps two writers apart is the epoch in
+the store.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import logging
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeAlias
+from contextvars import ContextVar
+from typing import Any, Literal, TypeAlias
+
+from msgspec import Struct
 
 from holdfast.conversation.errors import HoldfastError, ThreadBusyError
-from holdfast.conversation.records import encode_messages, encode_turn
 from holdfast.engine.handles import Handle
+from holdfast.engine.recovery import close_left_over, giver_back
 from holdfast.ports.runtime import Runtime
-from holdfast.ports.stores import Busy, Handed, Head, NewTurn, OpenRun
+from holdfast.ports.stores import Busy, Earlier, Handed, Holder, OpenRun, Terms, Twin
 
-log = logging.getLogger("holdfast.engine")
-
-# What a run does if its thread is taken: wait its turn, or raise ThreadBusyError at once.
-OnConflict: TypeAlias = Literal["enqueue", "reject"]
+# What a run does if its thread is taken: wait its turn; raise ThreadBusyError at once; or end what is being made
+# there, keeping it ("interrupt") or leaving it behind ("rollback").
+OnConflict: TypeAlias = Literal["enqueue", "reject", "interrupt", "rollback"]
 
 # Seconds between two looks of a waiting run at whether the one before it, in this process, still moves.
 LOOK_SECONDS = 1.0
 
-
-class Holder(Protocol):
-    """The run that has a thread, as those behind it see it."""
-
-    def give_way(self) -> bool:
-        """End yourself if nobody reads you any more (or can); True if you did."""
-        ...
+# The ids of the turns within which this task runs: those whose client, or tool, has started it.
+INSIDE: ContextVar[tuple[str, ...]] = ContextVar("holdfast_inside", default=())
 
 
-async def acquire(
-    handle: Handle, run: Holder, turn_id: str, stored_input: bytes, *, on_conflict: OnConflict, runtime: Runtime
-) -> OpenRun:
-    """Wait for the thread as `on_conflict` says, and open the run. `release` says that it has ended.
+class Wish(Struct, frozen=True):
+    """What a run wants of its thread. `enqueue_timeout` is how many seconds it stands in line at most."""
 
-    Raises ThreadBusyError, and what `RunLog.open_run` raises.
+    turn_id: str
+    stored_input: bytes
+    terms: Terms
+    on_conflict: OnConflict
+    enqueue_timeout: float | None
+    runtime: Runtime
+
+
+async def acquire(handle: Handle, run: Holder, wish: Wish) -> OpenRun | Earlier | Twin:
+    """Wait for the thread as the wish says, and open the run. `release` says that it has ended.
+
+    Another turn if that has the wish's idempotency key: recorded (Earlier) or in flight (Twin).
+    Raises ThreadBusyError, QueueFullError, and what `RunLog.open_run` raises.
     """
     store = handle.store
+    if INSIDE.get():
+        _refuse_inside(handle)
 
-    def try_to_open() -> Handed[OpenRun | Busy]:
+    def try_to_open() -> Handed[OpenRun | Busy | Earlier]:
         return store.open_run(
             handle.id,
-            turn_id,
-            stored_input,
-            runtime.now_us(),
+            wish.turn_id,
+            wish.stored_input,
+            wish.runtime.now_us(),
             intent=handle.intent,
             incarnation=handle.incarnation,
-            in_line=on_conflict == "enqueue",
+            in_line=wish.on_conflict != "reject",
+            terms=wish.terms,
         )
 
     if handle.incarnation is None:
@@ -62,21 +72,26 @@ async def acquire(
     if handle.incarnation is None:
         handle.first_open = handed
         handed.then(handle.seen)
-    in_line = False
     try:
-        opened = await handed
-        while isinstance(opened, Busy):
-            in_line = True
-            await _until_free(handle, turn_id, opened, on_conflict, runtime)
-            handed = try_to_open()
-            opened = await handed
+        found = await handed
+        if isinstance(found, Busy) and found.twin is None:
+            waiting = _Waiting(handle, wish)
+            while isinstance(found, Busy) and found.twin is None:
+                await waiting.until_free(found)
+                handed = try_to_open()
+                found = await handed
     except BaseException:
-        handed.then(_giver_back(handle))
-        if in_line or on_conflict == "enqueue":
-            store.withdraw(handle.id, turn_id)
+        handed.then(giver_back(handle))
+        if wish.on_conflict != "reject":
+            store.withdraw(handle.id, wish.turn_id)
         raise
-    store.cache.holders[store.tenant, handle.id] = run
-    return opened
+    if isinstance(found, Busy):
+        assert found.twin is not None
+        store.withdraw(handle.id, wish.turn_id)
+        return found.twin
+    if type(found) is OpenRun:
+        store.cache.holders[store.tenant, handle.id] = run
+    return found
 
 
 def release(handle: Handle, run: Holder) -> None:
@@ -84,6 +99,19 @@ def release(handle: Handle, run: Holder) -> None:
     holders, key = handle.store.cache.holders, (handle.store.tenant, handle.id)
     if holders.get(key) is run:
         holders.pop(key, None)
+
+
+def _refuse_inside(handle: Handle) -> None:
+    """A run that waited for the turn within which it was started would wait for itself."""
+    holder: Any = handle.store.cache.holders.get((handle.store.tenant, handle.id))
+    turn_id = getattr(holder, "turn_id", None)
+    if turn_id in INSIDE.get():
+        raise ThreadBusyError(
+            f"This run was started from within turn {turn_id} of thread {handle.id!r}, and would wait for itself for "
+            "ever. Run on another thread (a fork of this one, say), or after that turn.",
+            thread_id=handle.id,
+            turn_id=turn_id,
+        )
 
 
 async def _first_open(handle: Handle) -> None:
@@ -95,66 +123,41 @@ async def _first_open(handle: Handle) -> None:
             handle.first_open = None
 
 
-async def settle(handle: Handle, runtime: Runtime) -> None:
-    """Close what a dead process left open on the thread, if it did; what lives is left alone."""
-    handed = handle.store.open_run(
-        handle.id,
-        runtime.new_id("turn"),
-        encode_messages(()),
-        runtime.now_us(),
-        intent="existing",
-        incarnation=handle.incarnation,
-    )
-    handed.then(_giver_back(handle))  # whatever becomes of this task
-    opened = await handed
-    if isinstance(opened, Busy) and opened.run is not None and not opened.alive:
-        await _close_left_over(handle, opened.run, runtime)
+class _Waiting:
+    """A run that waits for its thread."""
 
+    def __init__(self, handle: Handle, wish: Wish) -> None:
+        self._handle = handle
+        self._wish = wish
+        timeout = wish.enqueue_timeout
+        self._now: Callable[[], float] = asyncio.get_running_loop().time
+        self._until = None if timeout is None else self._now() + timeout
 
-async def _until_free(handle: Handle, turn_id: str, busy: Busy, on_conflict: OnConflict, runtime: Runtime) -> None:
-    """Do what can be done about a thread that is taken; return when it is worth another try."""
-    if busy.run is not None and not busy.alive:
-        await _close_left_over(handle, busy.run, runtime)
-        return
-    if on_conflict == "reject":
+    async def until_free(self, busy: Busy) -> None:
+        """Do what can be done about a thread that is taken; return when it is worth another try."""
+        handle, wish = self._handle, self._wish
+        if busy.run is not None and not busy.alive:
+            await close_left_over(handle, busy.run, wish.runtime)
+            return
+        if wish.on_conflict == "reject":
+            raise self._busy_error(busy, "was not to wait (on_conflict='reject')")
+        if busy.run is not None and wish.on_conflict in ("interrupt", "rollback"):
+            await handle.store.stop(handle.id, busy.run.turn_id, rollback=wish.on_conflict == "rollback")
+        seconds = LOOK_SECONDS
+        if self._until is not None:
+            seconds = min(seconds, self._until - self._now())
+            if seconds <= 0:
+                raise self._busy_error(busy, f"has waited for {wish.enqueue_timeout:g} s (enqueue_timeout)")
+        await handle.store.wait(handle.id, wish.turn_id, seconds=seconds)
+        holder = handle.store.cache.holders.get((handle.store.tenant, handle.id))
+        if holder is not None:
+            holder.give_way()
+
+    def _busy_error(self, busy: Busy, why: str) -> ThreadBusyError:
         turn = f"turn {busy.run.turn_id}" if busy.run is not None else "other runs"
-        raise ThreadBusyError(
-            f"Thread {handle.id!r} is taken by {turn}, and this run was not to wait (on_conflict='reject'). "
-            "Run it again when that has ended.",
-            thread_id=handle.id,
+        return ThreadBusyError(
+            f"Thread {self._handle.id!r} is taken by {turn}, and this run {why}. Nothing was sent or recorded; run it "
+            "again when that has ended.",
+            thread_id=self._handle.id,
             turn_id=busy.run.turn_id if busy.run is not None else None,
         )
-    await handle.store.wait(handle.id, turn_id, seconds=LOOK_SECONDS)
-    holder = handle.store.cache.holders.get((handle.store.tenant, handle.id))
-    if holder is not None:
-        holder.give_way()
-
-
-def _giver_back(handle: Handle) -> Callable[[OpenRun | Busy], None]:
-    """Nobody was asked anything: if the run was opened, close it as if it had never been, from whichever thread."""
-
-    def give_back(opened: OpenRun | Busy) -> None:
-        if isinstance(opened, OpenRun):
-            handle.store.seal(opened, ())
-
-    return give_back
-
-
-async def _close_left_over(handle: Handle, left: OpenRun, runtime: Runtime) -> None:
-    """Make a turn of what a dead process left: its input, interrupted."""
-    sealing: list[Handed[Head]] = []
-
-    def seal(taken: OpenRun | None) -> None:
-        """Follows the taking over in whichever thread, also if this task is cancelled meanwhile."""
-        if taken is not None:
-            record = encode_turn(taken.input)
-            turn = NewTurn(taken.turn_id, "interrupted", record, taken.started_us, runtime.now_us())
-            # Where nothing was said (a transcript was to be adopted), there is nothing to keep.
-            sealing.append(handle.store.seal(taken, () if taken.input == encode_messages(()) else (turn,)))
-
-    handed = handle.store.take_over(left)
-    handed.then(seal)
-    if await handed is not None:
-        log.info("turn %s was left open by a process that is gone; closed as interrupted", left.turn_id)
-    for sealed in sealing:
-        await sealed

@@ -1,7 +1,8 @@
 """THE loop: the story of one turn. Streamed or not, every turn of every agent goes through here.
 
-Each concern has its file below: who may run (leases, queues), what was said before (history), one question and its
-answer (exchanges), how a turn reaches the log (runs), what becomes of tool calls (effects).
+Each concern has its file below: who may run (leases, recovery), what was said before (history), one question and its
+answer (runs), how a turn reaches the log (sealing), what becomes of tool calls (effects), what others have said of
+the same turn (following).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import AsyncGenerator, Iterator
 
 from holdfast.conversation.updates import AgentRunResponseUpdate
 from holdfast.engine.effects import results_of
+from holdfast.engine.following import catch_up
 from holdfast.engine.responses import AgentRunResponse
 from holdfast.engine.runs import TurnRun
 
@@ -23,15 +25,19 @@ async def take_turn(run: TurnRun) -> AsyncGenerator[Iterator[AgentRunResponseUpd
     Closing this generator, or cancelling the task that drives it, ends the turn as cancelled with what was read.
     """
     try:
-        await run.open()
-        while True:
+        going = await run.open()
+        if not going:
+            async for earlier in catch_up(run):
+                yield earlier
+            going = run.is_open
+        while going:
             await run.ask()
             while (updates := await run.next_updates()) is not None:
                 yield updates
             calls = run.answered()
-            if not calls or run.rounds >= MAX_ROUNDS:
-                break
-            run.add_results(results_of(calls))
+            going = bool(calls) and run.rounds < MAX_ROUNDS
+            if going:
+                run.add_results(results_of(calls))
     except BaseException as error:
         failure = run.explained(error)
         await run.close(failure)

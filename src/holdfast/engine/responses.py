@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from holdfast.conversation.messages import ChatMessage
-from holdfast.conversation.turns import TurnStatus
+from holdfast.conversation.turns import Turn, TurnStatus
 from holdfast.conversation.updates import Usage
 
 
@@ -33,3 +33,8 @@ class AgentRunResponse(Struct, frozen=True):
 
     def __str__(self) -> str:
         return self.text
+
+
+def response_of(turn: Turn, thread_id: str) -> AgentRunResponse:
+    """The response of a turn as the log has it."""
+    return AgentRunResponse(turn.output, turn.id, thread_id, turn.status, turn.usage, turn.finish_reason, turn.model)

@@ -1,107 +1,74 @@
-"""Runs: a turn being made, from its opening to its seal.
+"""Runs: a turn being made, step by step, and what is written down of it meanwhile.
 
-Rules of this file: a run that was opened is closed in every case: when it ends well, when it fails, when it is
-cancelled at any await, and when nobody holds it any more. There is one path to the log, `_hand_over`. What counts
-as said is what was handed on: updates that arrived but that nobody asked for are not part of an answer that was
-broken off.
+Rule of this file: what counts as said is what was handed on. Updates that arrived but that nobody asked for are not
+part of an answer that was broken off. How a run ends stands in `sealing`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import operator
 import os
-import threading
+import weakref
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from typing import cast
+from typing import Any, cast
 
-from msgspec import Struct
-
-from holdfast.conversation.errors import DamagedError, HoldfastError, InvalidInputError, RunTimeoutError, StaleRunError
+from holdfast.conversation.cursors import Cursor, units, updates_of
+from holdfast.conversation.errors import IdempotencyKeyError, InvalidInputError
+from holdfast.conversation.journal import recorded
 from holdfast.conversation.messages import ChatMessage, ToolCallContent
-from holdfast.conversation.records import encode_messages, encode_turn
-from holdfast.conversation.turns import (
-    TurnError,
-    TurnStatus,
-    output_told,
-    results_for,
-    unanswered_calls,
-)
-from holdfast.conversation.updates import AgentRunResponseUpdate, Answer, Usage, sound
-from holdfast.engine import history
-from holdfast.engine.handles import Handle
-from holdfast.engine.leases import OnConflict, acquire, release
-from holdfast.engine.responses import AgentRunResponse
-from holdfast.ports.clients import ChatClient, ChatOptions, ChatRequest
-from holdfast.ports.runtime import Runtime
-from holdfast.ports.stores import Handed, Head, NewTurn, OpenRun
+from holdfast.conversation.records import decode_messages, encode_messages
+from holdfast.conversation.turns import Turn, output_told, unanswered_calls
+from holdfast.conversation.updates import AgentRunResponseUpdate, Answer
+from holdfast.engine import history, limits
+from holdfast.engine.journals import JOURNAL_SECONDS, Journal
+from holdfast.engine.leases import INSIDE, Wish, acquire
+from holdfast.engine.sealing import Sealable
+from holdfast.engine.specs import RunSpec
+from holdfast.ports.clients import ChatClient, ChatRequest
+from holdfast.ports.stores import Earlier, OpenRun, Point, Terms, Twin
 
 log = logging.getLogger("holdfast.engine")
 
-# Seconds after which a stream that nobody reads gives way, when another run waits for its thread.
-STALLED_SECONDS = 30.0
-
-
-# What the model is told of calls that the end of a turn left without a result.
-_WHY_NOT_MADE: dict[TurnStatus, str] = {
-    "completed": "The limit of rounds in one turn was reached; this call was not made.",
-    "failed": "The run failed; this call was not made.",
-    "cancelled": "The run was cancelled; this call was not made.",
-}
-
-
-# Held while it is decided who ends a run: its loop, one who waits, a finalizer.
-_deciding = threading.RLock()
-
-
-class RunSpec(Struct, frozen=True):
-    """All that a run is made from; nothing else is known to the loop."""
-
-    client: ChatClient
-    thread: Handle
-    input: tuple[ChatMessage, ...]
-    instructions: str | None
-    options: ChatOptions
-    stream: bool
-    runtime: Runtime
-    timeout: float | None = None
-    on_conflict: OnConflict = "enqueue"
-    agent_name: str | None = None
+# So many updates are handed on between two looks at how long the answer has become.
+UPDATES_PER_LOOK = 256
 
 
 class _Exchange:
     """A request under way. `next` brings what came; `heard` folds what was handed on; `end` closes the connection."""
 
-    __slots__ = ("_answer", "_batch", "_batches", "_rest")
+    __slots__ = ("_answer", "_batch", "_batches", "_heard", "_rest")
 
-    def __init__(self, client: ChatClient, request: ChatRequest) -> None:
+    def __init__(self, client: ChatClient, request: ChatRequest, heard: list[AgentRunResponseUpdate]) -> None:
         self._batches = cast(AsyncGenerator[Sequence[AgentRunResponseUpdate], None], client.ask(request))
         self._answer = Answer()
         self._batch: Sequence[AgentRunResponseUpdate] = ()
         self._rest: Iterator[AgentRunResponseUpdate] = iter(())
+        self._heard = heard
 
-    async def next(self, deadline: float | None) -> Iterator[AgentRunResponseUpdate] | None:
-        """The next updates, to be handed on one by one; None at the end. Asking for more means: all before was read.
-
-        `deadline` is in the event loop's time; TimeoutError after it.
-        """
+    async def next(self) -> Iterator[AgentRunResponseUpdate] | None:
+        """The next updates, to be handed on one by one; None at the end. Asking for more means: all before was read."""
         if self._batch:
             self._answer.add(self._batch)
+            self._heard.extend(self._batch)
             self._batch = ()
-        async with asyncio.timeout_at(deadline):
-            batch = await anext(self._batches, None)
+        batch = await anext(self._batches, None)
         if batch is None:
             return None
         self._batch = batch
         self._rest = iter(batch)
         return self._rest
 
+    def handed(self) -> Sequence[AgentRunResponseUpdate]:
+        """What of the last updates was handed on."""
+        return self._batch[: len(self._batch) - operator.length_hint(self._rest)]
+
     def heard(self) -> Answer:
         """The answer as far as it was handed on. Nothing can be handed on afterwards."""
-        seen = len(self._batch) - operator.length_hint(self._rest)
-        self._answer.add(self._batch[:seen])
+        handed = self.handed()
+        self._answer.add(handed)
+        self._heard.extend(handed)
         self._batch = ()
         for _ in self._rest:  # the stream holds the same iterator
             continue
@@ -112,31 +79,10 @@ class _Exchange:
         await self._batches.aclose()
 
 
-class TurnRun:
+class TurnRun(Sealable):
     """One run on one thread: made by an agent, driven by the loop, read by a stream."""
 
-    __slots__ = (
-        "__weakref__",
-        "_answer",
-        "_deadline",
-        "_encoded",
-        "_exchange",
-        "_handed_at",
-        "_opened",
-        "_output",
-        "_process",
-        "_rounds",
-        "_said",
-        "_sealing",
-        "_status",
-        "_stored_input",
-        "_tail",
-        "_told",
-        "_usage",
-        "failure",
-        "spec",
-        "turn_id",
-    )
+    __slots__ = ("_began", "_journal", "_measured", "_place", "_tail", "_told", "found", "heard", "maker")
 
     def __init__(self, spec: RunSpec) -> None:
         """Encode the input. Raises InvalidInputError or ConfigurationError; nothing is opened yet."""
@@ -144,42 +90,72 @@ class TurnRun:
         self.spec = spec
         self.turn_id = spec.runtime.new_id("turn")
         self._said = self._told = history.encode(codec, spec.input)
-        if not self._said:
+        if not self._said and spec.input_from == "caller":
             raise InvalidInputError(f"Nothing in the input can be told to {spec.client.service}; pass some text.")
         self._tail = codec.tail(spec.options, stream=spec.stream)
         self._stored_input = encode_messages(spec.input)
-        self._deadline: float | None = None
-        self._opened: OpenRun | None = None
+        if len(self._stored_input) > spec.limits.input_bytes:
+            raise limits.too_large_an_input(len(self._stored_input), spec.limits, spec.thread.id)
+        self._deadline = None
+        self._loop = None
+        self._waking = None
+        self._opened = None
         self._process = os.getpid()
-        self._encoded: history.Encoded | None = None
-        self._exchange: _Exchange | None = None
-        self._answer: Answer | None = None
-        self._output: list[ChatMessage] = []
-        self._usage: Usage | None = None
+        self._encoded = None
+        self._exchange = None
+        self._answer = None
+        self._output = []
+        self._usage = None
         self._rounds = 0
-        self._handed_at: float | None = None
-        self._status: TurnStatus | None = None
-        self._sealing: Handed[Head] | None = None
+        self._handed_at = None
+        self._status = None
+        self._sealing = None
+        self._turn = None
+        self._journal: Journal | None = None
+        self._timer = None
+        self._asked_to_stop = None
+        self._rollback = False
+        # How many of the updates heard were measured, to which place they lead, and where the answer began.
+        self._measured = self._place = self._began = 0
+        # What was handed on so far, for the journal and for those who follow.
+        self.heard: list[AgentRunResponseUpdate] = []
+        self.restarts = ()
+        # The turn, or the run in flight, that has this run's idempotency key.
+        self.found: Earlier | Twin | None = None
+        # The task that makes the run, where its reader may go away (see `detached`).
+        self.maker: asyncio.Task[Any] | None = None
         # What the run raised, for a reader who asks later.
-        self.failure: Exception | None = None
+        self.failure = None
 
     # --- the steps of the loop ---------------------------------------------------------------------------------
 
-    async def open(self) -> None:
-        """Wait for the thread and take it."""
+    async def open(self) -> bool:
+        """Wait for the thread and take it. False if there is something to catch up with first (see `following`)."""
         spec = self.spec
+        self._loop = asyncio.get_running_loop()
         if spec.timeout is not None:
-            self._deadline = asyncio.get_running_loop().time() + spec.timeout
+            self._deadline = self._loop.time() + spec.timeout
+        point = spec.point
+        if spec.input_from == "open run":
+            return False
+        if spec.input_from == "last turn":
+            point = await self._says_again()
+        wish = Wish(
+            self.turn_id,
+            self._stored_input,
+            Terms(spec.key, point, spec.limits.waiting_runs),
+            spec.on_conflict,
+            spec.enqueue_timeout,
+            spec.runtime,
+        )
         async with asyncio.timeout_at(self._deadline):
-            self._opened = await acquire(
-                spec.thread,
-                self,
-                self.turn_id,
-                self._stored_input,
-                on_conflict=spec.on_conflict,
-                runtime=spec.runtime,
-            )
-        log.debug("turn %s: open", self.turn_id)
+            found = await acquire(spec.thread, self, wish)
+        if type(found) is OpenRun:
+            self._opened = found
+            log.debug("turn %s: open", self.turn_id)
+            return True
+        self.found = cast("Earlier | Twin", found)
+        return False
 
     async def ask(self) -> None:
         """Put what there is to the service."""
@@ -189,17 +165,33 @@ class TurnRun:
             self._encoded = await history.conversation(
                 spec.thread.store, spec.client.codec, spec.instructions, self._opened.head
             )
+        self._began = self._place
         body = self._encoded.body(self._told, self._tail)
         self._rounds += 1
-        self._exchange = _Exchange(spec.client, ChatRequest(body, spec.options, spec.stream))
+        self._exchange = _Exchange(spec.client, ChatRequest(body, spec.options, spec.stream), self.heard)
 
     async def next_updates(self) -> Iterator[AgentRunResponseUpdate] | None:
         """What came of the answer, to be handed on one by one; None when it has ended."""
         if self._status is not None:
-            raise self._gave_way()
+            raise self._ended_by_others()
         assert self._exchange is not None
+        if self._timer is None and self._handed_at is not None and self._loop is not None:
+            # Whoever asks for more has heard what was handed on: it is written down in time, come more or not.
+            self._timer = self._loop.call_later(JOURNAL_SECONDS, _write_down, weakref.ref(self))
         self._handed_at = None
-        updates = await self._exchange.next(self._deadline)
+        inside = INSIDE.set((*INSIDE.get(), self.turn_id))
+        try:
+            async with asyncio.timeout_at(self._deadline) as self._waking:
+                updates = await self._exchange.next()
+        finally:
+            # It knows its task, and that may keep the stream alive: a reader that was cancelled between two updates
+            # would then hold the thread until the garbage collector comes by.
+            self._waking = None
+            INSIDE.reset(inside)
+        if len(self.heard) - self._measured >= UPDATES_PER_LOOK:
+            self._measure()
+        if self._journal is not None and self._journal.waits:
+            await self._journal.check()
         if updates is not None:
             self._handed_at = self.spec.runtime.monotonic()
         return updates
@@ -209,204 +201,98 @@ class TurnRun:
         self._take_answer()
         assert self._encoded is not None
         self._encoded.restore()
+        self._measure()
         return unanswered_calls(self._output)
 
     def add_results(self, results: Sequence[ChatMessage]) -> None:
         """Results of tool calls: the next question tells the service of them."""
         self._output.extend(results)
         self._told = self._said + history.encode(self.spec.client.codec, output_told(self._output))
+        self._own_journal().answered(self._output[-1 - len(results) :])
 
     @property
-    def status(self) -> TurnStatus | None:
-        """How the turn ended; None while it has not."""
-        return self._status
+    def stored_input(self) -> bytes:
+        """What is said, as the log keeps it."""
+        return self._stored_input
 
     @property
     def rounds(self) -> int:
         """How often the service was asked."""
         return self._rounds
 
-    async def close(self, error: BaseException | None = None) -> None:
-        """Seal the turn as what it has become; nothing if it was never opened.
+    @property
+    def cursor(self) -> Cursor:
+        """The place up to which the turn was handed on."""
+        self._measure(check=False)
+        handed = self._exchange.handed() if self._exchange is not None else ()
+        return Cursor(self.epoch, self._place + sum(map(units, handed)))
 
-        Raises StoreError, which carries the answer, if the turn could not be recorded.
-        """
-        self.failure = error if isinstance(error, Exception) else None
-        # Handed over before the first await: whatever is cancelled from here on, the seal is on its way.
-        if self._opened is not None and self._status is None:
-            self._hand_over(_status_after(error), error)
-        if isinstance(error, HoldfastError):
-            self._tell_what_there_is(error)
-        if self._opened is None:
-            return
-        try:
-            await self._end_exchange()
-            await self._sealed()
-        except HoldfastError as failure:
-            if error is not None and not isinstance(error, Exception):
-                log.warning("turn %s was stopped, and could not be recorded: %s", self.turn_id, failure)
-                return
-            self.failure = failure
-            self._tell_what_there_is(failure)
-            raise failure from error
-        finally:
-            release(self.spec.thread, self)
+    async def _says_again(self) -> Point:
+        """Take the input of the thread's last turn, and its place. Raises InvalidInputError if there is none."""
+        last = await history.last_turn(self.spec.thread)
+        if last is None or not last.input:
+            raise InvalidInputError("The thread has no turn whose input could be answered again; run something first.")
+        self._says(encode_messages(last.input), last.input)
+        return Point(last.id, before=True, latest=True)
 
-    async def _end_exchange(self) -> None:
-        if self._exchange is None:
-            return
-        try:
-            await self._exchange.end()
-        except Exception as error:
-            log.warning("turn %s: the client failed to close its connection (%s)", self.turn_id, type(error).__name__)
+    def _says(self, stored: bytes, messages: Sequence[ChatMessage]) -> None:
+        self._stored_input = stored
+        self._said = self._told = history.encode(self.spec.client.codec, messages)
 
-    async def _sealed(self) -> None:
-        """Wait until the turn is on disk; then the cache may know of it."""
-        if self._sealing is None:
-            return
-        head = await self._sealing
-        log.debug("turn %s: %s", self.turn_id, self._status)
-        if self._encoded is None:
-            return
-        self._encoded.restore()
-        if self._status == "failed" and not self._output:
-            self._encoded.append(b"")
-        else:
-            told = history.encode(self.spec.client.codec, output_told(self._output))
-            self._encoded.append(self._said + told)
-        spec = self.spec
-        history.keep(spec.thread.store, spec.client.codec, spec.instructions, head, self._encoded)
+    # --- going on with another's turn --------------------------------------------------------------------------
 
-    # --- the answer, as far as it was heard --------------------------------------------------------------------
+    def goes_on(self, opened: OpenRun) -> None:
+        """Be the run that a dead process left: the same turn, from what it had written down."""
+        self.turn_id, self._opened = opened.turn_id, opened
+        before = recorded(opened.journal)
+        self._says(opened.input, decode_messages(opened.input))
+        self._output = list(before.messages)
+        self._told = self._said + history.encode(self.spec.client.codec, output_told(self._output))
+        self.heard = updates_of(self._output)
+        self.restarts = before.restarts
+        journal = self._own_journal()
+        if before.pieces:
+            self.restarts += ((opened.epoch, before.place),)
+            journal.asks_again()
+        self._measured, self._place = 0, 0
+        self._measure(check=False)
+        self.spec.thread.store.cache.holders[self.spec.thread.store.tenant, self.spec.thread.id] = self
+        log.info("turn %s was left open by a process that is gone; going on with it", self.turn_id)
 
-    def _take_answer(self) -> None:
-        if self._exchange is None or self._exchange.heard() is self._answer:
-            return
-        self._answer = self._exchange.heard()
-        message = self._answer.message(
-            lambda index: f"call_{self.turn_id}_{self._rounds}_{index}",
-            taken=[call.call_id for message in self._output for call in message.tool_calls],
-            author_name=self.spec.agent_name,
-        )
-        if message is not None:
-            self._output.append(message)
-        used = self._answer.usage
-        if used is not None:
-            self._usage = used if self._usage is None else self._usage + used
-
-    def response(self) -> AgentRunResponse:
-        """What there is of the agent's part, once the turn is sealed."""
-        answer = self._answer or Answer()
-        return AgentRunResponse(
-            tuple(self._output),
-            self.turn_id,
-            self.spec.thread.id,
-            self._status or "failed",
-            self._usage,
-            answer.finish_reason,
-            answer.model,
-            answer.response_id,
-        )
-
-    # --- the one path to the log -------------------------------------------------------------------------------
-
-    def _hand_over(self, status: TurnStatus, error: BaseException | None) -> None:
-        """Give the finished turn to the store. Not a coroutine: nothing can come between."""
-        assert self._opened is not None
-        with _deciding:
-            if self._status is not None or self._process != os.getpid():
-                return  # somebody else was faster; or this is a forked copy, and the turn the parent's
-            self._status = status
-        try:
-            turn = self._finished(status, error)
-        except Exception:
-            # What cannot be written down must not keep the thread; the caller gets the error.
-            self._sealing = self.spec.thread.store.seal(self._opened, ())
-            raise
-        self._sealing = self.spec.thread.store.seal(self._opened, (turn,))
-
-    def _finished(self, status: TurnStatus, error: BaseException | None) -> NewTurn:
-        """The turn as the log keeps it."""
-        assert self._opened is not None
-        self._take_answer()
-        self._output.extend(results_for(unanswered_calls(self._output), _WHY_NOT_MADE[status]))
-        answer = self._answer or Answer()
-        record = encode_turn(
-            self._stored_input,
-            self._output,
-            usage=self._usage,
-            model=answer.model and sound(answer.model),
-            service=self.spec.client.service,
-            finish_reason=answer.finish_reason and sound(answer.finish_reason),
-            error=_turn_error(error) if status == "failed" else None,
-        )
-        return NewTurn(self.turn_id, status, record, self._opened.started_us, self.spec.runtime.now_us())
-
-    def give_way(self) -> bool:
-        """End as cancelled if the reader has not asked for anything for long (another run waits)."""
-        stalled_since = self._handed_at
-        if self._status is not None or stalled_since is None:
-            return False
-        if self.spec.runtime.monotonic() - stalled_since < STALLED_SECONDS:
-            return False
-        self._let_go()
-        return True
-
-    def _let_go(self) -> None:
-        """Seal as cancelled from outside the loop, and let the next run have the thread and its cache."""
-        self._hand_over("cancelled", None)
-        self._encoded = None
-        release(self.spec.thread, self)
-
-    def __del__(self) -> None:
-        # An event loop that was closed in the middle of a stream never finishes its generator. The store can still
-        # be told; without this the thread would wait for a run that nobody makes.
-        if getattr(self, "_opened", None) is not None and self._status is None:
-            with contextlib.suppress(Exception):  # at the end of the interpreter there may be nobody left to tell
-                self._let_go()
-
-    # --- errors ------------------------------------------------------------------------------------------------
-
-    def explained(self, error: BaseException) -> BaseException:
-        """The error as the caller gets it: a typed one where the run's own time ran out."""
-        if not isinstance(error, TimeoutError) or isinstance(error, HoldfastError) or self._deadline is None:
-            return error
-        if asyncio.get_running_loop().time() < self._deadline:
-            return error  # somebody else's timeout
-        where = f"on thread {self.spec.thread.id!r}"
-        if self._opened is None:
-            return RunTimeoutError(
-                f"Another run {where} did not end within this run's timeout of {self.spec.timeout:g} s. Nothing was "
-                "sent or recorded; run again, or with a longer timeout."
+    def repeats(self, turn: Turn) -> None:
+        """Be another turn, with the same idempotency key. Raises IdempotencyKeyError if it has no whole answer."""
+        self.turn_id, self._turn, self._status = turn.id, turn, turn.status
+        if turn.status != "completed":
+            raise IdempotencyKeyError(
+                f"Turn {turn.id}, recorded under idempotency key {self.spec.key!r}, ended as {turn.status}; what there "
+                "is of its answer is in .response. Nothing was asked again: do so with agent.regenerate(thread), or "
+                "run with another key."
             )
-        return RunTimeoutError(
-            f"Turn {self.turn_id} {where} took longer than its timeout of {self.spec.timeout:g} s. What had arrived is "
-            "kept in the log; run again with a longer timeout."
-        )
 
-    def _tell_what_there_is(self, error: HoldfastError) -> None:
-        error.thread_id = error.thread_id or self.spec.thread.id
-        if self._status is not None:
-            if not isinstance(error, DamagedError):  # that one names the turn that is damaged
-                error.turn_id = self.turn_id
-            error.response = self.response()
+    # --- what is written down while it is made ------------------------------------------------------------------
 
-    def _gave_way(self) -> StaleRunError:
-        return StaleRunError(
-            f"Turn {self.turn_id} was closed as cancelled: its stream had not been read for {STALLED_SECONDS:.0f} s "
-            f"and another run waited for thread {self.spec.thread.id!r}. What had been read of it is in the log."
-        )
+    def _measure(self, *, check: bool = True) -> None:
+        """See how far the turn has come. Raises AnswerTooLargeError."""
+        self._place += sum(map(units, self.heard[self._measured :]))
+        self._measured = len(self.heard)
+        if check:
+            limits.check_length(self._place - self._began, self._place, self.spec.limits, self.spec.client.service)
 
+    def _own_journal(self) -> Journal:
+        if self._journal is None:
+            assert self._opened is not None
+            written = len(self.heard) if self._rounds == 0 else 0
+            self._journal = Journal(self.spec.thread.store, self._opened, self.heard, written)
+        return self._journal
 
-def _status_after(error: BaseException | None) -> TurnStatus:
-    if error is None:
-        return "completed"
-    # Whatever is no Exception (a closed generator, a cancelled task, Ctrl-C) is somebody's wish to stop.
-    return "failed" if isinstance(error, Exception) else "cancelled"
+    def write_down(self) -> None:
+        """Bring the journal up to date, if the turn is still being made."""
+        self._timer = None
+        if self.is_open:
+            self._own_journal().keep_up()
 
 
-def _turn_error(error: BaseException | None) -> TurnError:
-    if isinstance(error, HoldfastError):
-        return TurnError(error.code, sound(str(error)[:1000]))
-    # The message of an error that is not ours may hold anything; its type is enough for the log.
-    return TurnError(type(error).__name__, "An error outside holdfast; see the caller's own log.")
+def _write_down(run: weakref.ref[TurnRun]) -> None:
+    alive = run()
+    if alive is not None:
+        alive.write_down()

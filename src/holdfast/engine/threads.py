@@ -8,20 +8,23 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, get_args
 
 from msgspec import UNSET, Struct, UnsetType
 
 from holdfast.conversation.errors import InvalidInputError, SchemaVersionError, ThreadBusyError, TurnNotFoundError
-from holdfast.conversation.ids import checked_thread_id
+from holdfast.conversation.ids import checked_thread_id, checked_turn_id
 from holdfast.conversation.messages import ChatMessage, is_blank
 from holdfast.conversation.records import encode_messages, encode_turn
 from holdfast.conversation.turns import Turn, TurnStatus, checked_pairs, counts, split_into_turns
+from holdfast.engine.following import GRACE_SECONDS, TurnFollower
 from holdfast.engine.handles import Handle, not_found_error
-from holdfast.engine.history import chunks, decoded
-from holdfast.engine.leases import acquire, release, settle
+from holdfast.engine.history import check_end, chunks, decoded
+from holdfast.engine.leases import Wish, acquire, release
+from holdfast.engine.recovery import NOTHING, settle
 from holdfast.ports.runtime import SYSTEM, Runtime
-from holdfast.ports.stores import Intent, NewTurn, Segment, StoredTurn, ThreadInfo, ThreadStore
+from holdfast.ports.stores import Intent, NewTurn, OpenRun, Segment, StoredTurn, Terms, ThreadInfo, ThreadStore
 
 # Says what a serialized thread is, and in which form.
 STATE_TYPE = "holdfast.thread"
@@ -36,6 +39,24 @@ class AddedMessages(Struct, frozen=True):
 
     turn_ids: tuple[str, ...]
     mended: tuple[str, ...] = ()
+
+
+class Branch(Struct, frozen=True):
+    """One of a thread's branches, named by its last turn. It holds `turns` turns, those before it began included.
+
+    `parts_after` is the turn after which it begins (None: at the beginning); the thread stands on the `current` one.
+    """
+
+    turn_id: str
+    turns: int
+    parts_after: str | None
+    current: bool
+    ended_us: int
+
+    @property
+    def ended_at(self) -> datetime:
+        """When its last turn was sealed."""
+        return datetime.fromtimestamp(self.ended_us / 1e6, UTC)
 
 
 class AgentThread(Handle):
@@ -91,6 +112,7 @@ class AgentThread(Handle):
             wanted = Segment(segment.branch, max(segment.after, first), segment.upto)
             async for turns in chunks(self.store, wanted):
                 found.extend(turns)
+        check_end(found[-1] if found else None, info.head)
         return found
 
     # --- keeping -----------------------------------------------------------------------------------------------
@@ -137,9 +159,9 @@ class AgentThread(Handle):
     async def _append(self, turns: Sequence[NewTurn]) -> None:
         """Put finished turns at the end, as a run that needs no model."""
         writer = _Writer()
-        run = await acquire(
-            self, writer, turns[0].turn_id, encode_messages(()), on_conflict="enqueue", runtime=self._runtime
-        )
+        wish = Wish(turns[0].turn_id, NOTHING, Terms(), "enqueue", None, self._runtime)
+        run = await acquire(self, writer, wish)
+        assert isinstance(run, OpenRun)  # without a key no other turn can be meant
         try:
             await self.store.seal(run, turns)
         finally:
@@ -177,11 +199,11 @@ class AgentThread(Handle):
         fork._private = self._private
         return fork
 
-    async def rewind(self, turns: int | None = None, *, to: str | None = None) -> None:
+    async def rewind(self, turns: int | None = None, *, to: str | None = None, interrupt: bool = False) -> None:
         """Go back by `turns` turns (1 if nothing is said; failed ones count too), or to right after the turn `to`.
 
-        Nothing is lost: the turns stay in the store, and what is said next begins a new branch.
-        Raises InvalidInputError, TurnNotFoundError, ThreadBusyError while a run goes on.
+        Nothing is lost: the turns stay in the store, and what is said next begins a new branch (see `branches`).
+        Raises InvalidInputError, TurnNotFoundError; ThreadBusyError while a run goes on, which `interrupt` ends.
         """
         if to is not None and turns is not None:
             raise InvalidInputError("Rewind by a number of turns or to a turn id, not both.", thread_id=self.id)
@@ -194,13 +216,67 @@ class AgentThread(Handle):
         def move() -> Awaitable[ThreadInfo]:
             return self.store.move_head(self.id, back=back, to=to, incarnation=self.incarnation)
 
-        await self._if_nobody_runs(move)
+        await self._if_nobody_runs(move, interrupt=interrupt)
+
+    async def branches(self) -> list[Branch]:
+        """The branches of this conversation, the newest first: the one that it stands on, and those that were left.
+
+        A branch is left where a turn is answered again, or the thread is rewound and something else is said.
+        `switch` goes to another. Raises ThreadNotFoundError, ThreadDeletedError.
+        """
+        if await self.info() is None:
+            return []
+        tips = await self.store.branches(self.id, incarnation=self.incarnation)
+        return [Branch(tip.turn_id, tip.seq, tip.parts_after, tip.current, tip.ended_us) for tip in tips]
+
+    async def switch(self, turn_id: str, *, interrupt: bool = False) -> None:
+        """Stand right after a turn of any of this thread's branches. Nothing is lost: the turns left stay.
+
+        Raises TurnNotFoundError; ThreadBusyError while a run goes on, which `interrupt` ends.
+        """
+        if await self.info() is None:
+            raise TurnNotFoundError(f"Thread {self.id!r} has no turns yet, so none {turn_id!r}.", thread_id=self.id)
+
+        def move() -> Awaitable[ThreadInfo]:
+            return self.store.move_head(self.id, to=turn_id, incarnation=self.incarnation, anywhere=True)
+
+        await self._if_nobody_runs(move, interrupt=interrupt)
+
+    # --- a run that somebody else makes ------------------------------------------------------------------------
+
+    def follow(self, turn_id: str, *, after: str | None = None, grace: float = GRACE_SECONDS) -> TurnFollower:
+        """What a turn of this thread says, while it is made or afterwards, from whichever task or process.
+
+        `after` is a stream's (or follower's) `.cursor`: exactly what was said after it is given. Should the process
+        that makes the turn die, it is closed as interrupted after `grace` seconds in which nobody resumes it.
+        Raises InvalidInputError for what is no cursor; TurnNotFoundError where it is read.
+        """
+        return TurnFollower(self, checked_turn_id(turn_id), after=after, grace=grace, runtime=self._runtime)
+
+    async def cancel(self, turn_id: str | None = None) -> bool:
+        """End the run that is being made on this thread, in whichever task or process; return when it is recorded.
+
+        Its turn is cancelled with what was said; whoever runs it gets RunCancelledError. With `turn_id` only if it is
+        that turn. False if there was none. Runs that stand in line come next.
+        """
+        info = await self.info()
+        running = info.busy if info is not None else None
+        if running is None or turn_id not in (None, running):
+            return False
+        pause = 0.002
+        while await self.store.stop(self.id, running):
+            await self._runtime.sleep(pause)
+            progress = await self.store.progress(self.id, running)
+            if progress is not None and progress.run is not None and not progress.alive:
+                await settle(self, self._runtime)
+            pause = min(2 * pause, 0.25)
+        return True
 
     async def delete(self, *, interrupt: bool = False) -> None:
         """Delete the thread and the bytes of its turns, except those that forks of it still reach.
 
-        Handles on it raise ThreadDeletedError from now on. While a run goes on ThreadBusyError is raised; with
-        `interrupt` the thread goes all the same, and that run ends in an error when it would have been recorded.
+        Handles on it raise ThreadDeletedError from now on. While a run goes on ThreadBusyError is raised; `interrupt`
+        ends that run first.
         """
         if await self.info() is None:
             return
@@ -208,14 +284,16 @@ class AgentThread(Handle):
         def delete() -> Awaitable[bool]:
             return self.store.delete(self.id, incarnation=self.incarnation, interrupt=interrupt)
 
-        await self._if_nobody_runs(delete)
+        await self._if_nobody_runs(delete, interrupt=interrupt)
 
-    async def _if_nobody_runs(self, change: Callable[[], Awaitable[object]]) -> None:
+    async def _if_nobody_runs(self, change: Callable[[], Awaitable[object]], *, interrupt: bool) -> None:
         """Make a change that an open run forbids; a run that only a dead process left is closed first.
 
         Somebody else may be closing it at this moment, and looks alive while it does: hence another look or two.
         """
         for pause in MOMENTS:
+            if interrupt:
+                await self.cancel()
             with contextlib.suppress(ThreadBusyError):
                 await change()
                 return
@@ -229,6 +307,9 @@ class _Writer:
 
     def give_way(self) -> bool:
         return False
+
+    def stop(self, turn_id: str, *, rollback: bool) -> None:
+        """It ends by itself, at once."""
 
 
 def _private_store(runtime: Runtime) -> ThreadStore:

@@ -26,6 +26,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from holdfast.conversation.records import ROOT
 from holdfast.conversation.turns import TurnStatus
+from holdfast.ports.verification import OnVerifying, Verification
 
 
 class Head(Struct, frozen=True):
@@ -76,7 +77,12 @@ class NewTurn(Struct, frozen=True):
 
 
 class OpenRun(Struct, frozen=True):
-    """A turn being made: what its writer holds. `epoch` is the fence, `input` the stored form of its input."""
+    """A turn being made: what its writer holds. `epoch` is the fence, `input` the stored form of its input.
+
+    `left` is where the thread stood before, if the run began elsewhere (see `Point`). `journal` holds what the run's
+    earlier writer wrote down; only `take_over` fills it. Those who merely hear of a run (`Busy`, `Progress`) are told
+    neither.
+    """
 
     thread_id: str
     turn_id: str
@@ -85,17 +91,103 @@ class OpenRun(Struct, frozen=True):
     head: Head
     input: bytes
     started_us: int
+    key: str | None = None
+    left: Head | None = None
+    journal: tuple[bytes, ...] = ()
+
+
+class Twin(Struct, frozen=True):
+    """A run under the same idempotency key that has not ended: it is open, or stands in line. `input` as stored."""
+
+    turn_id: str
+    input: bytes
 
 
 class Busy(Struct, frozen=True):
     """The thread is taken. `run` is its open run; None if it has none, but others stand in line before.
 
     `alive` is False if the process that made the run is gone, or has shown no sign of life for a lease: it can be
-    taken over.
+    taken over. `twin` is the run in flight that has the key of the one that asked, if any; then that one has no
+    ticket (any more). (An open run of a dead process is a twin too; a queued one is dropped with its process.)
     """
 
     run: OpenRun | None
     alive: bool
+    twin: Twin | None = None
+
+
+class Earlier(Struct, frozen=True):
+    """There is a turn under this idempotency key already. `on_head`: it lies on the thread's history as it is now.
+
+    The run that asked does not stand in line (any more).
+    """
+
+    turn: StoredTurn
+    on_head: bool
+
+
+class Point(Struct, frozen=True):
+    """Where on its thread's own history a run begins: right after a turn, or right before it.
+
+    With `latest` only if that turn is the thread's latest one when the run opens.
+    """
+
+    turn_id: str
+    before: bool = False
+    latest: bool = False
+
+
+class Terms(Struct, frozen=True):
+    """What else a run may ask for when it opens: an idempotency key, a point to begin at, a bound for the line."""
+
+    key: str | None = None
+    point: Point | None = None
+    max_waiting: int = 1000
+
+
+# What most runs ask for: nothing.
+PLAIN = Terms()
+
+
+class Progress(Struct, frozen=True):
+    """How far a turn has come: the run that is open (then `alive` as in `Busy`), a place in line, or the turn.
+
+    `records` are those of the open run's journal, without the first ones that were asked to be left out, and up to
+    the first that is damaged.
+    """
+
+    run: OpenRun | None = None
+    alive: bool = False
+    queued: bool = False
+    records: tuple[bytes, ...] = ()
+    turn: StoredTurn | None = None
+    on_head: bool = False
+
+
+class Tip(Struct, frozen=True):
+    """The last turn of one of a thread's branches. `parts_after` is the turn after which the branch begins.
+
+    `current` marks the branch on which the thread stands, if it has a turn. What a fork shares with its source is a
+    branch too, unless another one goes on from its end and the thread does not stand on it. Times in microseconds.
+    """
+
+    turn_id: str
+    seq: int
+    parts_after: str | None
+    current: bool
+    ended_us: int
+
+
+class Holder(Protocol):
+    """The run of this process that has a thread, as those who wait for it see it. Called from any thread."""
+
+    def give_way(self) -> bool:
+        """End yourself if nobody reads you any more (or can); True if you did."""
+        ...
+
+    def stop(self, turn_id: str, *, rollback: bool) -> None:
+        """End yourself as cancelled, if you are that turn; with `rollback` the thread stands where it stood before."""
+        ...
 
 
 class ThreadInfo(Struct, frozen=True):
@@ -120,10 +212,14 @@ class ThreadInfo(Struct, frozen=True):
 
 
 class ThreadPage(Struct, frozen=True):
-    """A page of a listing. `next` is the cursor for the page after it, None on the last one."""
+    """A page of a listing. `next` is the cursor for the page after it, None on the last one.
+
+    `damaged` names the threads of this page of which nothing can be told; to use one raises DamagedError.
+    """
 
     threads: tuple[ThreadInfo, ...]
     next: str | None = None
+    damaged: tuple[str, ...] = ()
 
 
 # How a handle means its id: a thread that must be new, one that must exist, or either.
@@ -189,7 +285,8 @@ class RunLog(Protocol):
         intent: Intent = "either",
         incarnation: int | None = None,
         in_line: bool = False,
-    ) -> Handed[OpenRun | Busy]:
+        terms: Terms = PLAIN,
+    ) -> Handed[OpenRun | Busy | Earlier]:
         """Open a run: take the thread, raise its epoch, record the input. Survives the death of the process.
 
         If the thread is taken the answer is Busy; with `in_line` the run then has a ticket: it stands in line under
@@ -197,9 +294,14 @@ class RunLog(Protocol):
         process. (The tickets of dead processes are dropped: nobody was told that they were taken.)
         `incarnation` is what the handle saw before (then `intent` is of no account); None on its first use.
         A thread that does not exist, or whose id has only a tombstone, is created for the intents "new" and "either".
+        An idempotency key counts on one life of one thread: a turn that was recorded under it there, on its history
+        or on another branch, is the answer (Earlier); a run in flight is named (Busy). A failed turn without output
+        is stored without its key, so the key is free again; a fork starts with none.
+        A point moves the head in the same transaction, when the run opens; the run's `left` says from where.
         Raises ThreadExistsError ("new", but it exists), ThreadNotFoundError ("existing", but there is none),
-        ThreadDeletedError (another incarnation, or deleted), InvalidInputError (an id that cannot be, or a turn id
-        that is taken).
+        ThreadDeletedError (another incarnation, or deleted), InvalidInputError (an id or a key that cannot be, or a
+        turn id that is taken), TurnNotFoundError (the point is not on the thread's history, or not the latest turn),
+        QueueFullError (with `in_line`, and `max_waiting` runs stand there already).
         """
         ...
 
@@ -214,15 +316,41 @@ class RunLog(Protocol):
     def take_over(self, holder: OpenRun) -> Handed[OpenRun | None]:
         """Become the writer of a run whose process is gone; its epoch is raised, so that a late return is refused.
 
+        What is handed over has the `journal` of the run, and its `left`. A record that is damaged is dropped, and so
+        are those after it, so that what the new writer adds follows what it has seen.
         None if that run is no longer the open one, or if its process turned out to live.
         """
         ...
 
-    def seal(self, run: OpenRun, turns: Sequence[NewTurn]) -> Handed[Head]:
+    def journal(self, run: OpenRun, records: Sequence[bytes], *, durable: bool = False) -> Handed[None]:
+        """Write down what an open run has done so far. Goes with the run when it is sealed.
+
+        Survives the death of the process; with `durable` also a power cut. Raises StaleRunError.
+        """
+        ...
+
+    def progress(self, thread_id: str, turn_id: str, *, after: int = 0) -> Awaitable[Progress | None]:
+        """How far a turn of this thread has come: open, in line, or recorded on any of the thread's branches.
+
+        Leaves out the journal's first `after` records. None if the thread knows no such turn.
+        """
+        ...
+
+    def stop(self, thread_id: str, turn_id: str, *, rollback: bool = False) -> Handed[bool]:
+        """Ask whoever makes this open run, in whichever process, to end it (see `Holder.stop`). False if none does.
+
+        Returns when the wish is known to all, not when it is fulfilled. It is forgotten with the run.
+        """
+        ...
+
+    def seal(self, run: OpenRun, turns: Sequence[NewTurn], *, stand: Head | None = None) -> Handed[Head]:
         """Store the turns after the run's head, move the head, close the run; durable when acknowledged.
 
-        Usually one turn; several when a transcript is adopted; none gives the thread back as it was.
-        Raises StaleRunError if the run is no longer this writer's. Once called, this process no longer makes the
+        Usually one turn; several when a transcript is adopted; none gives the thread back as it was (standing at
+        `run.left`, if the run began elsewhere). With `stand` (the run's `head` or `left`) the turns are stored all the
+        same, and the thread then stands there and not at the last of them. What is returned is the turns' own head.
+        Raises StaleRunError if the run is no longer this writer's, InvalidInputError if a turn cannot be stored, or
+        the thread cannot stand there. Once called, this process no longer makes the
         run, whatever comes of it: if the store could not write, the next one to open the thread takes it over.
         """
         ...
@@ -273,12 +401,27 @@ class ThreadDirectory(Protocol):
         ...
 
     def move_head(
-        self, thread_id: str, *, back: int = 0, to: str | None = None, incarnation: int | None = None
+        self,
+        thread_id: str,
+        *,
+        back: int = 0,
+        to: str | None = None,
+        incarnation: int | None = None,
+        anywhere: bool = False,
     ) -> Awaitable[ThreadInfo]:
         """Move the head to the turn `to`, or `back` turns towards the beginning. Every turn stays stored.
 
-        Raises ThreadBusyError while a run is open, TurnNotFoundError if the target is not on the thread's history,
+        `to` lies on the thread's history; with `anywhere` on any of its branches.
+        Raises ThreadBusyError while a run is open, TurnNotFoundError if the target does not lie there,
         InvalidInputError if there are fewer turns than `back`.
+        """
+        ...
+
+    def branches(self, thread_id: str, *, incarnation: int | None = None) -> Awaitable[Sequence[Tip]]:
+        """The tips of a thread's branches, the newest branch first: the one it stands on, and those it has left.
+
+        What a fork shares with its source comes last. A thread without turns has no branches.
+        Raises ThreadNotFoundError, ThreadDeletedError.
         """
         ...
 
@@ -308,6 +451,13 @@ class ThreadStore(RunLog, ThreadDirectory, Protocol):
 
     def for_tenant(self, tenant: str) -> ThreadStore:
         """The same store, seen by another tenant. It shares connections and caches; closing one closes all."""
+        ...
+
+    def verify(self, *, all_tenants: bool = False, progress: OnVerifying | None = None) -> Awaitable[Verification]:
+        """Read everything of this tenant, or of all, once more, and tell all that is not what was written.
+
+        Damage is no exception here but part of what is returned. Nothing is changed, and nobody waits for it.
+        """
         ...
 
     def close(self) -> None:

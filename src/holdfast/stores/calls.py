@@ -1,4 +1,4 @@
-"""Calls: how the runs of this process that wait for a thread are told that it is their turn.
+"""Calls: how the runs of this process are told that it is their turn, or that they are to stop.
 
 Rule of this file: a call may come from any thread, also before anybody waits, and may be lost without harm: whoever
 waits looks for itself from time to time.
@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Hashable
 from typing import TypeAlias
+
+from holdfast.ports.stores import SlotCache
+
+log = logging.getLogger("holdfast.stores")
 
 Waiter: TypeAlias = tuple[asyncio.AbstractEventLoop, asyncio.Event]
 
@@ -54,6 +59,17 @@ class Calls:
         except RuntimeError:  # its event loop was closed
             return False
         return True
+
+
+def tell_to_stop(cache: SlotCache, key: Hashable, turn_id: str, *, rollback: bool) -> None:
+    """Tell the run of this process that has a thread, if there is one. No lock may be held: the run seals itself."""
+    holder = cache.holders.get(key)
+    if holder is None:
+        return
+    try:
+        holder.stop(turn_id, rollback=rollback)
+    except Exception as error:
+        log.error("turn %s could not be stopped (%s)", turn_id, type(error).__name__)
 
 
 async def _at_most(work: Awaitable[object], seconds: float) -> None:

@@ -37,6 +37,9 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
+# Owners' numbers have seven bytes.
+_MOST = 2**56
+
 _lock = threading.RLock()  # a finalizer may ask in the middle of an answer
 _files: dict[str, _LockFile] = {}
 
@@ -94,6 +97,8 @@ def is_making(database: str, owner: int, run: Hashable) -> bool:
 
 def is_alive(database: str, owner: int) -> bool:
     """Whether some process holds that owner's byte."""
+    if not isinstance(owner, int) or not 0 <= owner < _MOST:
+        return False  # nobody has such a number: what was stored is damaged
     with _lock:
         file = _files.get(database)
         if file is not None and file.stands_at(lock_path(database)):

@@ -1,61 +1,30 @@
 """MemoryStore: threads in this process's memory, for tests and for conversations that may end with it.
 
-Rule of this file: each method is one piece of work on one tenant's log (see `memory_log`), done at the call.
+Rule of this file: each method is one piece of work on one tenant's log (see `memory_log`), done at the call. What a
+turn passes through stands in `memory_runs`.
 """
 
 from __future__ import annotations
 
 import heapq
-import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from holdfast.conversation.ids import checked_tenant, checked_thread_id, checked_turn_id
-from holdfast.conversation.records import ROOT
+from holdfast.conversation.ids import checked_tenant, checked_thread_id
 from holdfast.ports.runtime import SYSTEM, Runtime
-from holdfast.ports.stores import (
-    Busy,
-    Failed,
-    Handed,
-    Head,
-    Intent,
-    NewTurn,
-    OpenRun,
-    Segment,
-    SlotCache,
-    StoredTurn,
-    ThreadInfo,
-    ThreadPage,
-)
+from holdfast.ports.stores import Handed, ThreadInfo, ThreadPage, Tip
+from holdfast.ports.verification import OnVerifying, Verification
 from holdfast.stores import rules
-from holdfast.stores.calls import Calls
-from holdfast.stores.memory_log import Log, Place, Thread, place_of
-from holdfast.stores.ready import Steps
-
-T = TypeVar("T")
-
-# The class below has a method named `list`.
-Turns: TypeAlias = list[StoredTurn]
+from holdfast.stores.aside import aside
+from holdfast.stores.memory_log import Log, Place, Thread, Ticket, place_of
+from holdfast.stores.memory_runs import MemoryRuns, Shared
+from holdfast.stores.memory_verify import verify
 
 
-class _Shared:
-    """What the views of one store have in common."""
-
-    def __init__(self, runtime: Runtime, max_cache_bytes: int) -> None:
-        self.runtime = runtime
-        self.cache = SlotCache(max_cache_bytes)
-        self.steps = Steps()
-        self.calls = Calls()
-        self.logs: dict[str, Log] = {}
-        self.closed = False
-        # Never used twice, in any tenant: what was cached of a branch can never be taken for another's.
-        self.numbers = itertools.count(1)
-
-
-class MemoryStore:
+class MemoryStore(MemoryRuns):
     """Keeps threads in this process's memory; they end with it, or when the store is closed.
 
         agent = client.create_agent(thread_store=MemoryStore())
@@ -65,20 +34,8 @@ class MemoryStore:
     """
 
     def __init__(self, *, runtime: Runtime = SYSTEM, max_cache_bytes: int = 256 * 1024 * 1024) -> None:
-        self._shared = _Shared(runtime, max_cache_bytes)
+        self._shared = Shared(runtime, max_cache_bytes)
         self._tenant = ""
-
-    @property
-    def tenant(self) -> str:
-        return self._tenant
-
-    @property
-    def cache(self) -> SlotCache:
-        return self._shared.cache
-
-    @property
-    def location(self) -> str:
-        return "memory"
 
     def for_tenant(self, tenant: str) -> MemoryStore:
         """The same store, seen by another tenant. Raises InvalidInputError for what no id could be."""
@@ -99,134 +56,6 @@ class MemoryStore:
 
     def __repr__(self) -> str:
         return f"MemoryStore(tenant={self._tenant!r})" if self._tenant else "MemoryStore()"
-
-    def _step(self, work: Callable[[Log], T]) -> Handed[T]:
-        """One transaction: `work` puts rows, and they count if it returns."""
-
-        def step() -> T:
-            log = self._log()
-            value = work(log)
-            log.commit()
-            return value
-
-        return self._shared.steps.do(step)
-
-    def _log(self) -> Log:
-        shared = self._shared
-        if shared.closed:
-            raise rules.store_closed(self.location)
-        log = shared.logs.get(self._tenant)
-        if log is None:
-            log = shared.logs[self._tenant] = Log(shared.numbers)
-        log.begin()
-        return log
-
-    # --- a turn ------------------------------------------------------------------------------------------------
-
-    def open_run(
-        self,
-        thread_id: str,
-        turn_id: str,
-        stored_input: bytes,
-        started_us: int,
-        *,
-        intent: Intent = "either",
-        incarnation: int | None = None,
-        in_line: bool = False,
-    ) -> Handed[OpenRun | Busy]:
-        def work(log: Log) -> OpenRun | Busy:
-            checked_turn_id(turn_id)
-            thread = _meant(log, checked_thread_id(thread_id), intent, incarnation, started_us)
-            if log.places.get(turn_id) is not None:
-                raise rules.turn_id_taken(thread_id, turn_id)
-            if thread.run is not None or thread.line[:1] not in ((), (turn_id,)):
-                if in_line and turn_id not in thread.line:
-                    log.threads.put(thread_id, replace(thread, line=(*thread.line, turn_id)))
-                return Busy(thread.run, alive=not thread.left)
-            epoch = thread.epoch + 1
-            run = OpenRun(thread_id, turn_id, epoch, thread.incarnation, thread.head, bytes(stored_input), started_us)
-            log.threads.put(thread_id, replace(thread, epoch=epoch, run=run, line=thread.line[1:]))
-            return run
-
-        return self._step(work)
-
-    async def wait(self, thread_id: str, turn_id: str, *, seconds: float) -> None:
-        def look() -> float | None:
-            # A glance at what is there, outside of any step: to begin one here would undo another thread's.
-            log = self._shared.logs.get(self._tenant)
-            thread = log.threads.rows.get(thread_id) if log is not None else None
-            waits = thread is not None and not thread.deleted and not thread.left and turn_id in thread.line
-            return seconds if waits and thread and (thread.run is not None or thread.line[0] != turn_id) else None
-
-        await self._shared.calls.wait((self._tenant, thread_id, turn_id), look, seconds=seconds)
-
-    def withdraw(self, thread_id: str, turn_id: str) -> Handed[None]:
-        def work(log: Log) -> None:
-            thread = log.threads.get(thread_id)
-            if thread is not None and turn_id in thread.line:
-                line = tuple(waiting for waiting in thread.line if waiting != turn_id)
-                log.threads.put(thread_id, replace(thread, line=line))
-
-        return self._then_call(thread_id, self._step(work))
-
-    def _then_call(self, thread_id: str, done: Handed[T]) -> Handed[T]:
-        """Wake whoever is next in line, whatever came of the work: the thread may be free, or its writer gone."""
-
-        def call(_: object) -> None:
-            log = self._shared.logs.get(self._tenant)
-            thread = log.threads.rows.get(thread_id) if log is not None else None
-            if thread is not None and thread.line:
-                self._shared.calls.call((self._tenant, thread_id, thread.line[0]))
-
-        if isinstance(done, Failed):
-            call(None)
-        else:
-            done.then(call)
-        return done
-
-    def take_over(self, holder: OpenRun) -> Handed[OpenRun | None]:
-        """The writers of a memory store live as long as it does; one is gone if its `seal` failed."""
-
-        def work(log: Log) -> OpenRun | None:
-            thread = log.held(holder)
-            if thread is None or thread.run is None or not thread.left:
-                return None
-            run = replace(thread.run, epoch=thread.epoch + 1)
-            log.threads.put(thread.id, replace(thread, epoch=run.epoch, run=run, left=False))
-            return run
-
-        return self._step(work)
-
-    def seal(self, run: OpenRun, turns: Sequence[NewTurn]) -> Handed[Head]:
-        def work(log: Log) -> Head:
-            thread = log.held(run)
-            if thread is None:
-                raise rules.stale_run(run)
-            # First of all, and whatever comes of the rest: this writer has let go.
-            log.threads.put(thread.id, replace(thread, left=True))
-            log.commit()
-            sealed = log.append(thread, turns) if turns else thread
-            log.threads.put(thread.id, replace(sealed, run=None, left=False))
-            return sealed.head
-
-        return self._then_call(run.thread_id, self._step(work))
-
-    def lineage(self, head: Head) -> Handed[tuple[Segment, ...]]:
-        def work(log: Log) -> tuple[Segment, ...]:
-            path = [Segment(number, branch.after, upto) for number, branch, upto in log.path(place_of(head))]
-            return tuple(reversed(path))
-
-        return self._step(work)
-
-    def read(self, segment: Segment, *, limit: int | None = None) -> Handed[Turns]:
-        def work(log: Log) -> Turns:
-            most = None if limit is None else rules.checked_count(limit, "limit")
-            turns = log.turns_of(segment, most)
-            before = log.turn_at((segment.branch, segment.after)) if segment.after else None
-            rules.verify(turns, before.hash if before else ROOT, before=before.turn_id if before else None)
-            return turns
-
-        return self._step(work)
 
     # --- threads -----------------------------------------------------------------------------------------------
 
@@ -282,7 +111,13 @@ class MemoryStore:
         return self._step(work)
 
     def move_head(
-        self, thread_id: str, *, back: int = 0, to: str | None = None, incarnation: int | None = None
+        self,
+        thread_id: str,
+        *,
+        back: int = 0,
+        to: str | None = None,
+        incarnation: int | None = None,
+        anywhere: bool = False,
     ) -> Handed[ThreadInfo]:
         def work(log: Log) -> ThreadInfo:
             steps = rules.checked_move(back, to)
@@ -291,13 +126,21 @@ class MemoryStore:
                 raise rules.thread_busy(thread.run, "rewound")
             if steps > thread.head.seq:
                 raise rules.too_few_turns(thread_id, steps, thread.head.seq)
-            if to is not None:
-                place: Place | None = log.on_history(thread, to)
-            else:
+            place: Place | None
+            if to is None:
                 place = log.at_depth(thread.head, thread.head.seq - steps)
+            elif not anywhere:
+                place = log.on_history(thread, to)
+            else:
+                place = log.on_branches(thread, to)
+                if place is None:
+                    raise rules.no_turn_anywhere(thread_id, to)
             return self._put(log, replace(thread, head=log.head_at(thread_id, place)))
 
         return self._step(work)
+
+    def branches(self, thread_id: str, *, incarnation: int | None = None) -> Handed[Sequence[Tip]]:
+        return self._step(lambda log: log.tips(log.live(checked_thread_id(thread_id), incarnation)))
 
     def delete(self, thread_id: str, *, incarnation: int | None = None, interrupt: bool = False) -> Handed[bool]:
         def work(log: Log) -> bool:
@@ -312,28 +155,24 @@ class MemoryStore:
             waiting.extend(thread.line)
             return True
 
-        waiting: list[str] = []
+        waiting: list[Ticket] = []
         done = self._step(work)
-        for turn_id in waiting:
-            self._shared.calls.call((self._tenant, thread_id, turn_id))
+        for ticket in waiting:
+            self._shared.calls.call((self._tenant, thread_id, ticket.turn_id))
         return done
+
+    # --- all of it ---------------------------------------------------------------------------------------------
+
+    async def verify(self, *, all_tenants: bool = False, progress: OnVerifying | None = None) -> Verification:
+        shared, tenant = self._shared, None if all_tenants else self._tenant
+        if shared.closed:
+            raise rules.store_closed(self.location)
+        return await aside(lambda course: verify(shared.logs, tenant, shared.steps, course), progress)
 
     @staticmethod
     def _put(log: Log, thread: Thread) -> ThreadInfo:
         log.threads.put(thread.id, thread)
         return _info(thread)
-
-
-def _meant(log: Log, thread_id: str, intent: Intent, incarnation: int | None, now_us: int) -> Thread:
-    """The thread that a handle means: the one it saw before, or on its first use what its intent says."""
-    if incarnation is not None or intent == "existing":
-        return log.live(thread_id, incarnation)
-    thread = log.threads.get(thread_id)
-    if thread is None or thread.deleted:
-        return log.newborn(thread_id, now_us)
-    if intent == "new":
-        raise rules.thread_exists(thread_id)
-    return thread
 
 
 def _info(thread: Thread) -> ThreadInfo:

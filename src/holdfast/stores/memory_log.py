@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from holdfast.conversation.records import ROOT
-from holdfast.ports.stores import Head, NewTurn, OpenRun, Segment, StoredTurn
+from holdfast.ports.stores import Earlier, Head, NewTurn, OpenRun, Point, Segment, StoredTurn, Tip, Twin
 from holdfast.stores import rules
 
 K = TypeVar("K")
@@ -28,10 +28,18 @@ V = TypeVar("V")
 Place: TypeAlias = tuple[int, int]
 
 
-class Thread(Struct, frozen=True):
-    """A thread, or the tombstone of one. `left` says that the writer of its open run has given up.
+class Ticket(Struct, frozen=True):
+    """A run that stands in line, with what it will say."""
 
-    `line` holds the turn ids of the runs that stand in line before it.
+    turn_id: str
+    said: bytes
+    key: str | None = None
+
+
+class Thread(Struct, frozen=True):
+    """A thread, or the tombstone of one. `deserted` says that the writer of its open run has given up.
+
+    `line` holds the runs that wait for it.
     """
 
     id: str
@@ -41,13 +49,33 @@ class Thread(Struct, frozen=True):
     origin: Place | None = None
     branches: tuple[int, ...] = ()
     run: OpenRun | None = None
-    left: bool = False
+    deserted: bool = False
     title: str | None = None
     metadata: bytes | None = None
     created_us: int = 0
     updated_us: int = 0
     deleted: bool = False
-    line: tuple[str, ...] = ()
+    line: tuple[Ticket, ...] = ()
+
+    def has_in_line(self, turn_id: str) -> bool:
+        return any(ticket.turn_id == turn_id for ticket in self.line)
+
+    def without(self, turn_id: str) -> Thread:
+        """The same, but that this run does not stand in line."""
+        return replace(self, line=tuple(ticket for ticket in self.line if ticket.turn_id != turn_id))
+
+    def told_run(self) -> OpenRun | None:
+        """Its open run, as those know it who do not make it."""
+        return None if self.run is None else replace(self.run, left=None)
+
+    def twin(self, turn_id: str, key: str | None) -> Twin | None:
+        """Another run that is open, or in line, under a key."""
+        if key is None:
+            return None
+        if self.run is not None and self.run.key == key:
+            return Twin(self.run.turn_id, self.run.input)
+        same = (ticket for ticket in self.line if ticket.key == key and ticket.turn_id != turn_id)
+        return next((Twin(ticket.turn_id, ticket.said) for ticket in same), None)
 
 
 class Branch(Struct, frozen=True):
@@ -96,7 +124,10 @@ class Log:
         self.turns: Table[Place, StoredTurn] = Table()
         self.places: Table[str, Place] = Table()
         self.anchors: Table[Place, int] = Table()
-        self._tables = (self.threads, self.branches, self.turns, self.places, self.anchors)
+        # By branch and idempotency key, and by turn id.
+        self.keys: Table[tuple[int, str], Place] = Table()
+        self.journals: Table[str, tuple[bytes, ...]] = Table()
+        self.tables = (self.threads, self.branches, self.turns, self.places, self.anchors, self.keys, self.journals)
         self._numbers = numbers
         self._decided = False
 
@@ -105,13 +136,13 @@ class Log:
         if self._decided:
             self.commit()
             return
-        for table in self._tables:
+        for table in self.tables:
             if table.changes:
                 table.changes = {}
 
     def commit(self) -> None:
         self._decided = True
-        for table in self._tables:
+        for table in self.tables:
             table.apply()
         self._decided = False
 
@@ -161,12 +192,64 @@ class Log:
                 return number, seq
         return None
 
+    def is_on(self, place: Place, end: Place | None) -> bool:
+        """Whether a turn is on the way to another one."""
+        return any(number == place[0] and branch.after < place[1] <= upto for number, branch, upto in self.path(end))
+
     def on_history(self, thread: Thread, turn_id: str) -> Place:
         """The place of a turn on the way to the thread's head. Raises TurnNotFoundError."""
         place = self.places.get(turn_id)
-        if place is None or place[1] > thread.head.seq or self.at_depth(thread.head, place[1]) != place:
+        if place is None or not self.is_on(place, place_of(thread.head)):
             raise rules.no_turn(thread.id, turn_id)
         return place
+
+    def on_branches(self, thread: Thread, turn_id: str) -> Place | None:
+        """The place of a turn on any of the thread's branches, or before the turn at which it was forked."""
+        place = self.places.get(turn_id)
+        if place is None or not (place[0] in thread.branches or self.is_on(place, thread.origin)):
+            return None
+        return place
+
+    def at_point(self, thread: Thread, point: Point) -> Place | None:
+        """The place at which a run begins. Raises TurnNotFoundError."""
+        place = self.on_history(thread, point.turn_id)
+        if point.latest and place != place_of(thread.head):
+            raise rules.not_latest(thread.id, point.turn_id)
+        return self.at_depth(thread.head, place[1] - 1) if point.before else place
+
+    def recorded(self, thread: Thread, place: Place) -> Earlier:
+        """A turn, and whether it is on the way to the thread's head."""
+        turn = self.turns.get(place)
+        assert turn is not None
+        return Earlier(turn, self.is_on(place, place_of(thread.head)))
+
+    def earlier(self, thread: Thread, key: str | None) -> Earlier | None:
+        """The turn that this life of a thread has under a key, on whichever of its own branches."""
+        for number in reversed(thread.branches) if key is not None else ():
+            place = self.keys.get((number, key or ""))
+            if place is not None:
+                return self.recorded(thread, place)
+        return None
+
+    def tips(self, thread: Thread) -> list[Tip]:
+        """The tips of its branches, the newest first; at last where it was forked, if nothing goes on from there."""
+        found: list[Tip] = []
+        head, parents = place_of(thread.head), set()
+        for number in reversed(thread.branches):
+            branch = self.branches.get(number)
+            assert branch is not None
+            parents.add(branch.parent)
+            found.append(self._tip((number, branch.last), branch.parent, head is not None and head[0] == number))
+        if thread.origin is not None:
+            stands_there = head is not None and head[0] not in thread.branches
+            if stands_there or thread.origin not in parents:
+                found.append(self._tip(thread.origin, None, stands_there))
+        return found
+
+    def _tip(self, place: Place, parent: Place | None, current: bool) -> Tip:
+        last, before = self.turn_at(place), self.turn_at(parent)
+        assert last is not None
+        return Tip(last.turn_id, last.seq, before.turn_id if before is not None else None, current, last.ended_us)
 
     def head_at(self, thread_id: str, place: Place | None) -> Head:
         """The head of a thread that stands at this place."""
@@ -212,6 +295,8 @@ class Log:
                 raise rules.turn_id_taken(thread.id, stored.turn_id)
             self.turns.put((number, seq), stored)
             self.places.put(stored.turn_id, (number, seq))
+            if stored.key is not None:
+                self.keys.put((number, stored.key), (number, seq))
             parent = stored.hash
         self.branches.put(number, replace(own, last=seq))
         return replace(thread, head=Head(number, seq, parent, own_tip=True), updated_us=turns[-1].ended_us)
@@ -223,6 +308,8 @@ class Log:
 
     def bury(self, thread: Thread) -> None:
         """Leave a tombstone, and sweep every turn that the thread alone has kept."""
+        if thread.run is not None:
+            self.journals.put(thread.run.turn_id, None)
         self.threads.put(thread.id, Thread(thread.id, thread.incarnation, thread.epoch, deleted=True))
         for number in thread.branches:
             branch = self.branches.get(number)
@@ -246,6 +333,8 @@ class Log:
             assert turn is not None
             self.turns.put((number, last), None)
             self.places.put(turn.turn_id, None)
+            if turn.key is not None:
+                self.keys.put((number, turn.key), None)
             last -= 1
         if last > branch.after:
             self.branches.put(number, replace(branch, last=last))

@@ -17,6 +17,7 @@ import msgspec
 from holdfast.conversation.errors import (
     DamagedError,
     InvalidInputError,
+    QueueFullError,
     StaleRunError,
     StoreUnavailableError,
     ThreadBusyError,
@@ -28,7 +29,7 @@ from holdfast.conversation.errors import (
 from holdfast.conversation.ids import checked_turn_id
 from holdfast.conversation.plain import plain
 from holdfast.conversation.records import chain
-from holdfast.ports.stores import NewTurn, OpenRun, Segment, StoredTurn
+from holdfast.ports.stores import Head, NewTurn, OpenRun, Segment, StoredTurn, Terms
 
 MAX_TITLE = 1_000
 MAX_METADATA = 64 * 1024
@@ -79,6 +80,16 @@ def decoded_metadata(encoded: bytes | None) -> Mapping[str, Any] | None:
     """Stored metadata as a dict of its own."""
     found: Mapping[str, Any] | None = None if encoded is None else json.loads(encoded)
     return found
+
+
+def check_terms(terms: Terms) -> None:
+    """Raises InvalidInputError for a key that cannot be stored, or a point at a turn id that cannot be."""
+    if terms.key is not None:
+        if not isinstance(terms.key, str):
+            raise InvalidInputError(f"An idempotency key is a string; got {type(terms.key).__name__}.")
+        _check_unicode(terms.key, "idempotency key")
+    if terms.point is not None:
+        checked_turn_id(terms.point.turn_id)
 
 
 def _check_unicode(text: str, what: str) -> None:
@@ -152,6 +163,23 @@ def placed(turn: NewTurn, seq: int, parent: bytes) -> StoredTurn:
     return msgspec.structs.replace(stored, hash=hash_of(stored, parent))
 
 
+def checked_stand(run: OpenRun, stand: Head | None) -> Head | None:
+    """Where a thread is to stand after a run. Raises InvalidInputError for a place that the run has not left."""
+    if stand is None or stand in (run.head, run.left):
+        return stand
+    raise InvalidInputError(
+        f"After turn {run.turn_id}, thread {run.thread_id!r} stands at it, where the run began, or where the thread "
+        f"stood before that; got {stand}.",
+        thread_id=run.thread_id,
+        turn_id=run.turn_id,
+    )
+
+
+def beside(stand: Head, end: Head) -> Head:
+    """The head of a thread that stands elsewhere than at the turns which were stored, the last of them at `end`."""
+    return msgspec.structs.replace(stand, own_tip=stand.own_tip and stand.branch != end.branch)
+
+
 def hash_of(turn: StoredTurn, parent: bytes) -> bytes:
     """The hash that the turn must have after this parent."""
     return chain(
@@ -173,7 +201,7 @@ def verify(turns: Sequence[StoredTurn], parent: bytes, *, before: str | None) ->
     Raises DamagedError at the first turn that is not what was written; it names the fork that goes on.
     """
     for turn in turns:
-        if hash_of(turn, parent) != turn.hash:
+        if not _fits(turn, parent):
             way = f"fork the thread at turn {before}, the last sound one" if before else "begin a new thread"
             raise DamagedError(
                 f"Turn {turn.turn_id} (number {turn.seq} of its conversation) is not what was written: its hash does "
@@ -181,6 +209,13 @@ def verify(turns: Sequence[StoredTurn], parent: bytes, *, before: str | None) ->
                 turn_id=turn.turn_id,
             )
         parent, before = turn.hash, turn.turn_id
+
+
+def _fits(turn: StoredTurn, parent: bytes) -> bool:
+    try:
+        return hash_of(turn, parent) == turn.hash
+    except TypeError:  # a column holds another kind of value than was written
+        return False
 
 
 # --- refusals, in the same words everywhere --------------------------------------------------------------------
@@ -226,6 +261,33 @@ def no_turn(thread_id: str, turn_id: str) -> TurnNotFoundError:
     )
 
 
+def no_turn_anywhere(thread_id: str, turn_id: str) -> TurnNotFoundError:
+    return TurnNotFoundError(
+        f"Thread {thread_id!r} has no turn {turn_id!r} on any of its branches. Look at its branches, and at the turns "
+        "before their tips, for one that it has.",
+        thread_id=thread_id,
+        turn_id=turn_id,
+    )
+
+
+def not_latest(thread_id: str, turn_id: str) -> TurnNotFoundError:
+    return TurnNotFoundError(
+        f"Turn {turn_id!r} is not the latest one of thread {thread_id!r} any more: another turn came first. Look at "
+        "the thread's turns, and say again which one you mean.",
+        thread_id=thread_id,
+        turn_id=turn_id,
+    )
+
+
+def line_full(thread_id: str, waiting: int) -> QueueFullError:
+    runs = "one run waits" if waiting == 1 else f"{waiting:,} runs wait" if waiting else "no run may wait"
+    return QueueFullError(
+        f"Thread {thread_id!r} is taken, and {runs} for it; no more may. Nothing was recorded. Try again later, or "
+        "raise the limit of waiting runs.",
+        thread_id=thread_id,
+    )
+
+
 def too_few_turns(thread_id: str, back: int, turns: int) -> InvalidInputError:
     return InvalidInputError(
         f"Thread {thread_id!r} cannot go back {back}: its history is {turns} long. Go back at most {turns}.",
@@ -260,3 +322,10 @@ def turn_id_taken(thread_id: str, turn_id: str) -> InvalidInputError:
 
 def store_closed(location: str) -> StoreUnavailableError:
     return StoreUnavailableError(f"The store ({location}) was closed. Open a new one.")
+
+
+def store_moved(location: str) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"{location} is not the file any more that this store has open: it was deleted, moved or replaced meanwhile. "
+        "Nothing is written to it any more. Put it back, or close this store and open a new one."
+    )

@@ -1,8 +1,8 @@
 """SQLiteStore: threads in one SQLite file, for one machine and any number of processes.
 
 Rule of this file: each method is one piece of work in one transaction, in SQL whose values are all bound. What a
-turn passes through stands in `sqlite_log`, turns and branches in `sqlite_turns`, how work becomes a commit in
-`sqlite_db`, what the tables mean in `sqlite.sql`.
+turn passes through stands in `sqlite_log` and `sqlite_runs`, turns and branches in `sqlite_turns` and
+`sqlite_branches`, how work becomes a commit in `sqlite_db`, what the tables mean in `sqlite.sql`.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ import apsw
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from holdfast.conversation.errors import ConfigurationError
+from holdfast.conversation.errors import ConfigurationError, DamagedError, InvalidInputError
 from holdfast.conversation.ids import checked_tenant, checked_thread_id
 from holdfast.ports.runtime import SYSTEM, Runtime
-from holdfast.ports.stores import Failed, Handed, ThreadInfo, ThreadPage
+from holdfast.ports.stores import Failed, Handed, ThreadInfo, ThreadPage, Tip
+from holdfast.ports.verification import Backup, OnBackup, OnVerifying, Verification
 from holdfast.stores import rules
+from holdfast.stores.aside import aside
+from holdfast.stores.sqlite_absent import check_absent
+from holdfast.stores.sqlite_backup import backup
+from holdfast.stores.sqlite_branches import head_anywhere, tips
 from holdfast.stores.sqlite_db import Work, check_of
-from holdfast.stores.sqlite_log import (
-    COLUMNS,
-    Shared,
-    SQLiteLog,
-    ThreadRow,
-    find_thread,
-    new_life,
-    save_labels,
-    save_thread,
-)
+from holdfast.stores.sqlite_log import COLUMNS, Shared, ThreadRow, find_thread, new_life, save_labels, save_thread
+from holdfast.stores.sqlite_runs import SQLiteRuns
 from holdfast.stores.sqlite_sweep import bury
 from holdfast.stores.sqlite_turns import anchor, damaged, head_at_turn, head_before
+from holdfast.stores.sqlite_verify import verify
 
 T = TypeVar("T")
 
 _INFO = f'SELECT n, {COLUMNS}, "check", created, title, metadata, label_check FROM threads WHERE tenant = ?'
+_ENTRIES = "SELECT n, updated, CAST(id AS BLOB) FROM threads WHERE tenant = ?"
+_ORDER = "ORDER BY updated DESC, id LIMIT ?"
 
 
-class SQLiteStore(SQLiteLog):
+class SQLiteStore(SQLiteRuns):
     """Keeps threads in one SQLite file; they outlast the process, kill -9 and power cuts.
 
         agent = client.create_agent(thread_store=SQLiteStore("chats.db"))
@@ -80,7 +80,7 @@ class SQLiteStore(SQLiteLog):
     def for_tenant(self, tenant: str) -> SQLiteStore:
         """The same file, seen by another tenant."""
         view = object.__new__(SQLiteStore)
-        SQLiteLog.__init__(view, self._shared, checked_tenant(tenant))
+        SQLiteRuns.__init__(view, self._shared, checked_tenant(tenant))
         return view
 
     def close(self) -> None:
@@ -155,7 +155,13 @@ class SQLiteStore(SQLiteLog):
         return self._change(work, thread_id, new_id)
 
     def move_head(
-        self, thread_id: str, *, back: int = 0, to: str | None = None, incarnation: int | None = None
+        self,
+        thread_id: str,
+        *,
+        back: int = 0,
+        to: str | None = None,
+        incarnation: int | None = None,
+        anywhere: bool = False,
     ) -> Handed[ThreadInfo]:
         tenant = self.tenant
 
@@ -166,7 +172,7 @@ class SQLiteStore(SQLiteLog):
                 raise rules.thread_busy(row.open_run(), "rewound")
             whose = (tenant, thread_id, row.incarnation)
             if to is not None:
-                head = head_at_turn(connection, *whose, row.head, to)
+                head = (head_anywhere if anywhere else head_at_turn)(connection, *whose, row.head, to)
             else:
                 head = head_before(connection, *whose, row.head, steps)
             if (head.branch, head.seq) != (row.branch, row.seq):
@@ -178,6 +184,15 @@ class SQLiteStore(SQLiteLog):
             return found
 
         return self._change(work, thread_id)
+
+    def branches(self, thread_id: str, *, incarnation: int | None = None) -> Handed[Sequence[Tip]]:
+        tenant = self.tenant
+
+        def work(connection: apsw.Connection) -> Sequence[Tip]:
+            row = _living(connection, tenant, checked_thread_id(thread_id), incarnation)
+            return tips(connection, tenant, thread_id, row.incarnation, row.head)
+
+        return self._read_at_once(work)
 
     def delete(self, thread_id: str, *, incarnation: int | None = None, interrupt: bool = False) -> Awaitable[bool]:
         tenant = self.tenant
@@ -199,6 +214,26 @@ class SQLiteStore(SQLiteLog):
         if done:
             await self._shared.database.flush_log()
         return done
+
+    # --- all of it ---------------------------------------------------------------------------------------------
+
+    async def verify(self, *, all_tenants: bool = False, progress: OnVerifying | None = None) -> Verification:
+        path, tenant = self._shared.database.open_path(), None if all_tenants else self.tenant
+        return await aside(lambda course: verify(path, tenant, course), progress)
+
+    async def backup(
+        self, path: str | os.PathLike[str], *, replace: bool = False, progress: OnBackup | None = None
+    ) -> Backup:
+        """Make a copy of the file, all tenants in it, while everybody goes on writing. The copy is a store.
+
+        It holds every turn that was acknowledged before, is verified, and readable for its owner alone. A file in
+        its place is only replaced if asked, and never one that is in use as a store.
+        Raises InvalidInputError, DamagedError if this store is damaged, StoreUnavailableError, StoreFullError.
+        """
+        source, target = self._shared.database.open_path(), os.fspath(path)
+        if not isinstance(target, str) or not target or "\0" in target:
+            raise InvalidInputError(f"A backup is a file; got {target!r}.")
+        return await aside(lambda course: backup(source, target, course, replace=replace), progress)
 
     def _change(self, work: Work[T], *thread_ids: str, large: bool = False) -> Handed[T]:
         try:
@@ -229,7 +264,13 @@ def _check_life(row: ThreadRow, incarnation: int | None) -> None:
 def _info(connection: apsw.Connection, tenant: str, thread_id: str) -> ThreadInfo | None:
     """What people are told of a thread, tombstones too. Raises DamagedError."""
     found = connection.execute(f"{_INFO} AND id = ?", (tenant, thread_id)).fetchone()
-    return None if found is None else _checked_info(found)
+    if found is None:
+        check_absent(connection, tenant, thread_id)
+        return None
+    info = _checked_info(found, tenant)
+    if info.id != thread_id:  # a damaged index leads elsewhere
+        raise damaged(f"The row of thread {thread_id!r}", thread_id=thread_id)
+    return info
 
 
 def _page(connection: apsw.Connection, tenant: str, limit: int, after: rules.Position | None) -> ThreadPage:
@@ -238,16 +279,26 @@ def _page(connection: apsw.Connection, tenant: str, limit: int, after: rules.Pos
     if after is not None:
         where += " AND (updated < ? OR (updated = ? AND id > ?))"
         values += [after[0], after[0], after[1]]  # type: ignore[list-item]
-    order = "ORDER BY updated DESC, id LIMIT ?"
-    rows = connection.execute(f"{_INFO} AND {where} {order}", (*values, limit + 1)).fetchall()
-    found = tuple(_checked_info(row) for row in rows[:limit])
-    more = len(rows) > limit
-    return ThreadPage(found, rules.cursor_after((found[-1].updated_us, found[-1].id)) if more else None)
+    entries: Any = connection.execute(f"{_ENTRIES} AND {where} {_ORDER}", (*values, limit + 1)).fetchall()
+    found: list[ThreadInfo] = []
+    lost: list[str] = []
+    for n, _, name in entries[:limit]:
+        try:
+            row = connection.execute(f"{_INFO} AND n = ?", (tenant, n)).fetchone()
+            if row is None:
+                raise damaged(f"Row {n} of the threads")
+            found.append(_checked_info(row, tenant))
+        except (DamagedError, UnicodeDecodeError):  # one that is damaged hides no other
+            lost.append(name.decode(errors="replace"))
+    if len(entries) <= limit:
+        return ThreadPage(tuple(found), None, tuple(lost))
+    _, updated, name = entries[limit - 1]
+    return ThreadPage(tuple(found), rules.cursor_after((updated, name.decode(errors="replace"))), tuple(lost))
 
 
-def _checked_info(found: Any) -> ThreadInfo:
+def _checked_info(found: Any, tenant: str) -> ThreadInfo:
     row, check, labels, label_check = ThreadRow(*found[:16]), found[16], found[17:20], found[20]
-    if check_of(found[1:16]) != check:
+    if check_of(found[1:16]) != check or row.tenant != tenant:
         raise damaged(f"The row of thread {row.id!r}", thread_id=row.id)
     if check_of(labels) != label_check:
         raise damaged(f"The title or metadata of thread {row.id!r}", thread_id=row.id)

@@ -76,21 +76,21 @@ CREATE TABLE runs (
   turn    TEXT    NOT NULL,
   state   TEXT    NOT NULL,                -- queued
   owner   INTEGER,
-  key     TEXT,
-  input   BLOB,
-  "check" INTEGER NOT NULL,                -- of tenant, thread, turn, state and owner
+  key     TEXT,                            -- its idempotency key
+  input   BLOB,                            -- what it will say
+  "check" INTEGER NOT NULL,                -- of all columns above but ticket
   UNIQUE (tenant, turn)
 ) STRICT;
 
 CREATE INDEX runs_thread ON runs (tenant, thread, ticket);
 
--- What an open or waiting run has done so far.
+-- What open runs have done so far: records from n = 0, and below that what the store notes of a run (sqlite_journal).
 CREATE TABLE journal (
   tenant  TEXT    NOT NULL,
   turn    TEXT    NOT NULL,
   n       INTEGER NOT NULL,
   record  BLOB    NOT NULL,
-  "check" INTEGER NOT NULL,
+  "check" INTEGER NOT NULL,                -- of all columns above
   PRIMARY KEY (tenant, turn, n)
 ) STRICT, WITHOUT ROWID;
 

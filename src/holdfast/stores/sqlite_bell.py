@@ -1,8 +1,8 @@
-"""Bell: how processes that share a database tell each other that a thread is free, and that they are alive.
+"""Bell: how processes that share a database call each other, and tell that they are alive.
 
-A datagram to the next in line wakes it in a fraction of a millisecond; a beat in the database says every few seconds
-that a process with runs is not stopped. Rule of this file: both are hints. A datagram that is lost, forged or comes
-twice only makes somebody look; what decides is in the transactions.
+A datagram says in a fraction of a millisecond that a thread is free, or that a run is to stop; a beat in the database
+says every few seconds that a process with runs is not stopped. Rule of this file: both are hints. A datagram that is
+lost, forged or comes twice only makes somebody look; what decides is in the transactions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -24,15 +24,23 @@ log = logging.getLogger("holdfast.stores")
 # A process with open runs beats so often, and one whose beat has not changed for so long has lost its runs.
 BEAT_SECONDS, LEASE_SECONDS = 2.5, 10.0
 
-_decode = msgspec.json.Decoder(tuple[str, str, str]).decode
+# What a call is about, and the run that it is for: tenant, thread id, turn id.
+Kind: TypeAlias = Literal["free", "stop"]
+Call: TypeAlias = tuple[Kind, str, str, str]
+
+_decode = msgspec.json.Decoder(Call).decode
 
 
 class Bell:
-    """This process's ear: a datagram socket that nobody outside the machine can reach."""
+    """This process's ear: a datagram socket that nobody outside the machine can reach.
 
-    def __init__(self, owner: int, ring: Callable[[tuple[str, str, str]], object]) -> None:
-        """Listen under the owner's number; `ring` is called with (tenant, thread id, turn id). Raises OSError."""
-        self._ring = ring
+    It does not keep alive whom it calls.
+    """
+
+    def __init__(self, owner: int, heard: Callable[[Call], object]) -> None:
+        """Listen under the owner's number; the method `heard` is called with what was said. Raises OSError."""
+        self._heard = weakref.WeakMethod(heard)
+        self._process = os.getpid()
         self._closing = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         if sys.platform == "linux":
@@ -51,24 +59,34 @@ class Bell:
                 return
             if self._closing:
                 return
+            heard = self._heard()
+            if heard is None:
+                return
             try:
-                self._ring(_decode(message))
+                heard(_decode(message))
             except (msgspec.DecodeError, UnicodeError):
                 log.debug("a datagram that is no call was dropped")
+            except Exception as error:
+                log.warning("a call could not be followed (%s)", type(error).__name__)
+            del heard
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening; in a forked child only here, for the address is the parent's."""
+        if self._process != os.getpid():
+            self._socket.close()
+            return
         self._closing = True
         ring(self.address, b"")
-        self._thread.join(timeout=1)
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout=1)
         self._socket.close()
         if not self.address.startswith("@"):
             os.unlink(self.address)
 
 
-def call(address: str, tenant: str, thread_id: str, turn_id: str) -> None:
-    """Ring at another process, for the run that stands in line there."""
-    ring(address, msgspec.json.encode((tenant, thread_id, turn_id)))
+def call(address: str, *said: str) -> None:
+    """Ring at another process: a `Call`."""
+    ring(address, msgspec.json.encode(said))
 
 
 def ring(address: str, message: bytes) -> None:

@@ -34,8 +34,8 @@ import msgspec
 from holdfast.conversation.errors import HoldfastError
 from holdfast.ports.stores import Failed, Handed, Ready
 from holdfast.stores.pending import Item, Pending, batches, finish_all, give_notice
-from holdfast.stores.rules import store_closed
-from holdfast.stores.sqlite_files import connect, opened, roll_back, translated
+from holdfast.stores.rules import store_closed, store_moved
+from holdfast.stores.sqlite_files import connect, identity, opened, roll_back, translated
 
 log = logging.getLogger("holdfast.stores")
 
@@ -53,6 +53,8 @@ CALM_WRITES, CALM_SECONDS = 4, 0.010
 CALM_RUNS, FAST_COMMIT_SECONDS = 2, 0.001
 # Every so many commits the length of the log is looked at, and from this many bytes on a checkpoint is made.
 COMMITS_PER_LOOK, CHECKPOINT_BYTES = 64, 4 * 1024 * 1024
+# So often, while it is used, it is looked whether the file is still the one in its place.
+LOOK_SECONDS = 1.0
 
 
 class Database:
@@ -80,6 +82,8 @@ class Database:
         self._recent: deque[float] = deque([0.0] * (CALM_WRITES + 1), maxlen=CALM_WRITES + 1)
         self._commit_seconds = 0.0
         self._synchronous = ""
+        self._file: tuple[int, int] | None = None
+        self._looked = 0.0
         self._commits = 0
         self._checkpoint_asked = False
         self._closed = False
@@ -136,6 +140,9 @@ class Database:
         """Look something up, on the caller's thread. Sees all that was acknowledged."""
         with self._read_lock:
             try:
+                now = time.perf_counter()
+                if now - self._looked > LOOK_SECONDS and self._file is not None:
+                    self._look_whether_it_is_there(now)
                 return work(self._reading())
             except Exception as error:
                 raise translated(error, self.path) from error
@@ -150,6 +157,12 @@ class Database:
             finish_all([pending])
 
         return pending if self._call_in_writer(empty) else Failed(store_closed(self.path))
+
+    def open_path(self) -> str:
+        """The path, for whoever makes a connection of its own. Raises StoreUnavailableError if the store is closed."""
+        if self._closed:
+            raise store_closed(self.path)
+        return self.path
 
     def close(self) -> None:
         """Finish what was handed over, then close. May be called twice."""
@@ -196,6 +209,8 @@ class Database:
             self._synchronous = synchronous
         connection.set_busy_timeout(busy_ms)
         began = time.perf_counter()
+        if began - self._looked > LOOK_SECONDS:
+            self._look_whether_it_is_there(began)
         connection.execute("BEGIN IMMEDIATE")
         try:
             value = work(connection)
@@ -297,7 +312,14 @@ class Database:
             if self._closed:
                 raise store_closed(self.path)
             self._writer, self._synchronous = opened(self.path, self._busy_ms), ""
+            self._file, self._looked = identity(self.path), time.perf_counter()
         return self._writer
+
+    def _look_whether_it_is_there(self, now: float) -> None:
+        """What is written into a file that was deleted or replaced, nobody finds again. Raises StoreUnavailableError."""
+        if identity(self.path) != self._file:
+            raise store_moved(self.path)
+        self._looked = now
 
     def _reading(self) -> apsw.Connection:
         if self._reader is None:

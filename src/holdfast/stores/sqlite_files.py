@@ -12,6 +12,7 @@ import time
 import apsw
 
 from holdfast.conversation.errors import (
+    DamagedError,
     HoldfastError,
     NotADatabaseError,
     SchemaVersionError,
@@ -29,10 +30,8 @@ APPLICATION_ID = 0x686F6C64  # "hold": tells our files from other programs' data
 
 
 def connect(path: str, busy_ms: int) -> apsw.Connection:
-    """A connection with the settings that all of ours have."""
-    connection = apsw.Connection(
-        path, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_NOFOLLOW
-    )
+    """A connection, to a file that is there, with the settings that all of ours have."""
+    connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW)
     connection.set_busy_timeout(busy_ms)
     # mmap off: it made the WAL-reset bug of older SQLites worse. trusted_schema off and cell_size_check on:
     # a database is data, wherever it came from. secure_delete: what is deleted is overwritten.
@@ -45,10 +44,13 @@ def connect(path: str, busy_ms: int) -> apsw.Connection:
 def opened(path: str, busy_ms: int) -> apsw.Connection:
     """A connection to a database of our version, made or brought up to it if need be."""
     _create_private(path)
+    has_log = os.path.exists(f"{path}-wal") and os.path.getsize(f"{path}-wal") > 0
     connection = connect(path, busy_ms)
     try:
         _check_schema(connection, path, busy_ms)
     except BaseException:
+        if has_log:  # which is not ours to copy into the file
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.close()
         raise
     return connection
@@ -83,6 +85,15 @@ def _check_schema(connection: apsw.Connection, path: str, busy_ms: int) -> None:
         )
 
 
+def identity(path: str) -> tuple[int, int] | None:
+    """What tells a file from all others, whatever it is called; None if there is none of that name."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def roll_back(connection: apsw.Connection) -> None:
     """Undo a transaction that failed, if SQLite has not done so itself."""
     if connection.in_transaction:
@@ -103,14 +114,19 @@ def _create_private(path: str) -> None:
             ) from None
 
 
-def _create_tables(connection: apsw.Connection) -> None:
+def schema() -> str:
+    """The SQL that makes our tables."""
     with open(os.path.join(os.path.dirname(__file__), "sqlite.sql"), encoding="utf-8") as file:
-        schema = file.read()
+        return file.read()
+
+
+def _create_tables(connection: apsw.Connection) -> None:
+    tables = schema()
     connection.execute("BEGIN IMMEDIATE")
     try:
         # Another process may have been faster.
         if connection.pragma("application_id") != APPLICATION_ID:
-            connection.execute(schema)
+            connection.execute(tables)
             connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         connection.execute("COMMIT")
@@ -143,6 +159,8 @@ def translated(error: BaseException, path: str) -> BaseException:
             if isinstance(error, kind):
                 return ours(f"{words.format(path=path)} ({error}).")
         return StoreUnavailableError(f"SQLite failed with {path}: {type(error).__name__}: {error}.")
+    if isinstance(error, UnicodeDecodeError):  # SQLite hands on what stands there
+        return DamagedError(f"A text in {path} is not what was written. Nothing of it was used. See 'holdfast verify'.")
     if isinstance(error, PermissionError):
         return StoreReadOnlyError(
             f"{error.filename or path} may not be written. Check the rights of the file and its folder."

@@ -7,19 +7,17 @@ thread taken like any other.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Hashable
 from typing import Any, TypeAlias
 
 import apsw
 
 from holdfast.ports.runtime import Runtime
-from holdfast.stores import liveness, sqlite_bell
+from holdfast.ports.stores import Twin
+from holdfast.stores import liveness, rules, sqlite_bell
 from holdfast.stores.calls import Calls
-from holdfast.stores.sqlite_bell import LEASE_SECONDS, Bell
+from holdfast.stores.sqlite_bell import LEASE_SECONDS
 from holdfast.stores.sqlite_db import check_of
-
-log = logging.getLogger("holdfast.stores")
 
 # Seconds between two looks of somebody who waits and is not called: the next in line, and those behind.
 LOOK_FIRST, LOOK_LATER = 0.1, 0.4
@@ -29,7 +27,14 @@ Place: TypeAlias = tuple[str, str, str]
 # Whom to call: the owner of the next place in line, and the place.
 NextUp: TypeAlias = tuple[int, Place]
 
-_TICKETS = 'SELECT ticket, turn, owner, "check" FROM runs WHERE tenant = ? AND thread = ? ORDER BY ticket'
+ANYBODY_IN_LINE = "SELECT 1 FROM runs WHERE tenant = ? AND thread = ? LIMIT 1"
+_TICKETS = "SELECT ticket, turn, owner FROM runs WHERE tenant = ? AND thread = ? ORDER BY ticket"
+_TICKET = 'SELECT tenant, thread, turn, state, owner, key, input, "check" FROM runs WHERE ticket = ?'
+_STAND = 'INSERT INTO runs (tenant, thread, turn, state, owner, key, input, "check") VALUES (?, ?, ?, ?, ?, ?, ?, ?)'
+_UNDER_KEY = (
+    "SELECT ticket, turn, input FROM runs WHERE tenant = ? AND thread = ? AND key = ? AND turn <> ? ORDER BY ticket"
+)
+_OF_RUN = "SELECT ticket FROM runs WHERE tenant = ? AND thread = ? AND turn = ?"
 
 
 class Line:
@@ -43,32 +48,39 @@ class Line:
         self._making: set[Hashable] = set()
         # What was seen of another owner's run or place: its beat, since when it is the same, when it was last seen.
         self._seen: dict[tuple[int, Hashable], tuple[int, float, float]] = {}
-        self._bell: Bell | None = None
 
     def belongs_to(self, owner: int, making: set[Hashable]) -> None:
         """From now on this process is that owner, and keeps the names of what it makes in that set."""
-        self._owner, self._making, self._bell = owner, making, None
+        self._owner, self._making = owner, making
         self.calls = Calls()
-
-    def close(self) -> None:
-        if self._bell is not None:
-            self._bell.close()
-            self._bell = None
 
     # --- tickets -----------------------------------------------------------------------------------------------
 
-    def stand(self, connection: apsw.Connection, place: Place) -> None:
-        """Take a ticket, unless there is one already."""
+    def stand(self, connection: apsw.Connection, place: Place, key: str | None, said: bytes, max_waiting: int) -> None:
+        """Take a ticket, unless there is one already. Raises QueueFullError."""
         tenant, thread_id, turn_id = place
         if connection.execute("SELECT 1 FROM runs WHERE tenant = ? AND turn = ?", (tenant, turn_id)).fetchone():
             return
-        self._listen(connection)
-        columns = (tenant, thread_id, turn_id, "queued", self._owner)
-        connection.execute(
-            'INSERT INTO runs (tenant, thread, turn, state, owner, "check") VALUES (?, ?, ?, ?, ?, ?)',
-            (*columns, check_of(columns)),
-        )
+        if self._length(connection, place) >= max_waiting:
+            self._drop_the_dead(connection, place)
+            waiting = self._length(connection, place)
+            if waiting >= max_waiting:
+                raise rules.line_full(thread_id, waiting)
+        columns = (tenant, thread_id, turn_id, "queued", self._owner, key, said)
+        connection.execute(_STAND, (*columns, check_of(columns)))
         self._making.add(place)
+
+    @staticmethod
+    def _length(connection: apsw.Connection, place: Place) -> int:
+        count: int = connection.execute("SELECT count(*) FROM runs WHERE tenant = ? AND thread = ?", place[:2]).get
+        return count
+
+    def _drop_the_dead(self, connection: apsw.Connection, place: Place) -> None:
+        """Tear up all tickets before a thread that do not count."""
+        listed: list[Any] = connection.execute(_TICKETS, place[:2]).fetchall()
+        for ticket, _, _ in listed:
+            if not self.counts(connection, ticket):
+                connection.execute("DELETE FROM runs WHERE ticket = ?", (ticket,))
 
     def give_up(self, place: Place) -> None:
         """This run waits no longer: its ticket counts for nothing from now on, whenever it is torn up."""
@@ -81,22 +93,46 @@ class Line:
 
     def lets_in(self, connection: apsw.Connection, place: Place) -> bool:
         """Whether nobody stands before this place; then its ticket is used up. Drops the tickets of the dead."""
-        tenant, thread_id, turn_id = place
-        listed: list[Any] = connection.execute(_TICKETS, (tenant, thread_id)).fetchall()
-        for ticket, turn, owner, check in listed:
-            if turn == turn_id:
+        listed: list[Any] = connection.execute(_TICKETS, place[:2]).fetchall()
+        for ticket, turn, _ in listed:
+            if turn == place[2]:
                 self.leave(connection, place)
                 return True
-            sound = check_of((tenant, thread_id, turn, "queued", owner)) == check
-            if sound and self.is_there(connection, owner, (tenant, thread_id, turn)):
+            if self.counts(connection, ticket):
                 return False
             connection.execute("DELETE FROM runs WHERE ticket = ?", (ticket,))
         return True
 
+    def counts(self, connection: apsw.Connection, ticket: int) -> bool:
+        """Whether a ticket is what was written, and its run waits."""
+        found: Any = connection.execute(_TICKET, (ticket,)).fetchone()
+        if found is None:  # the index has a number that the table does not have
+            return False
+        tenant, thread_id, turn, _, owner = found[:5]
+        return check_of(found[:7]) == found[7] and self.is_there(connection, owner, (tenant, thread_id, turn))
+
+    @staticmethod
+    def is_waited_for(connection: apsw.Connection, key: Any) -> bool:
+        """Whether anybody stands in line before a thread, given as (tenant, thread id)."""
+        return connection.execute(ANYBODY_IN_LINE, key).fetchone() is not None
+
+    def twin(self, connection: apsw.Connection, place: Place, key: str) -> Twin | None:
+        """Another run that stands in this line under a key."""
+        listed: list[Any] = connection.execute(_UNDER_KEY, (*place[:2], key, place[2])).fetchall()
+        for ticket, turn, said in listed:
+            if self.counts(connection, ticket):
+                return Twin(turn, said)
+        return None
+
+    def holds(self, connection: apsw.Connection, place: Place) -> bool:
+        """Whether a run stands in line."""
+        found: Any = connection.execute(_OF_RUN, place).fetchone()
+        return found is not None and self.counts(connection, found[0])
+
     def next_up(self, connection: apsw.Connection, tenant: str, thread_id: str) -> NextUp | None:
         """Whose turn it is when the thread is free."""
         listed: list[Any] = connection.execute(_TICKETS, (tenant, thread_id)).fetchall()
-        for _, turn, owner, _ in listed:
+        for _, turn, owner in listed:
             if self.is_there(connection, owner, (tenant, thread_id, turn)):
                 return owner, (tenant, thread_id, turn)
         return None
@@ -129,22 +165,13 @@ class Line:
 
     # --- calling -----------------------------------------------------------------------------------------------
 
-    def call(self, connection_address: str | None, up: NextUp) -> None:
+    def call(self, address: str | None, up: NextUp) -> None:
         """Wake the next in line, here or in another process."""
         owner, place = up
         if owner == self._owner:
             self.calls.call(place)
-        elif connection_address is not None:
-            sqlite_bell.call(connection_address, *place)
-
-    def _listen(self, connection: apsw.Connection) -> None:
-        if self._bell is None:
-            try:
-                self._bell = Bell(self._owner, self.calls.call)
-            except OSError as error:
-                log.info("no socket to be called at (%s); waiting runs look for themselves", error)
-                return
-        connection.execute("UPDATE owners SET address = ? WHERE id = ?", (self._bell.address, self._owner))
+        elif address is not None:
+            sqlite_bell.call(address, "free", *place)
 
     @staticmethod
     def address_of(connection: apsw.Connection, owner: int) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 import apsw
 
 from holdfast.ports.stores import Head
+from holdfast.stores.sqlite_journal import clear
 from holdfast.stores.sqlite_log import ThreadRow, save_labels, save_thread
 
 
@@ -20,6 +21,8 @@ def bury(connection: apsw.Connection, row: ThreadRow) -> None:
     stood_on = row.branch
     row.tombstone = 1
     row.epoch += 1  # whoever is in the middle of a run finds out when it seals
+    if row.run is not None:
+        clear(connection, row.tenant, row.run)
     row.run = row.owner = row.input = row.opened = row.key = None
     connection.execute("DELETE FROM runs WHERE tenant = ? AND thread = ?", (row.tenant, row.id))
     row.stand_at(Head())

@@ -20,6 +20,11 @@ _TURN = (
     "INSERT INTO turns (tenant, branch, seq, id, key, status, reference, started, ended, hash, record) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+# A turn stays for a thread whose branch it is on, or whose branch begins there or later.
+_IS_KEPT = (
+    "SELECT 1 FROM branches WHERE tenant = ? AND thread = ? AND incarnation = ? "
+    "AND (id = ? OR (parent = ? AND parent_seq >= ?))"
+)
 
 
 def insert_turn(connection: apsw.Connection, tenant: str, thread_id: str, branch: int, turn: StoredTurn) -> None:
@@ -48,15 +53,22 @@ def anchor(connection: apsw.Connection, tenant: str, thread_id: str, incarnation
 
     Otherwise they could be swept with their own thread, and this one could never return to them.
     """
-    owned = "SELECT 1 FROM branches WHERE id = ? AND thread = ? AND incarnation = ?"
-    if head.branch is not None and connection.execute(owned, (head.branch, thread_id, incarnation)).fetchone() is None:
+    if head.branch is None:
+        return
+    values = (tenant, thread_id, incarnation, head.branch, head.branch, head.seq)
+    if connection.execute(_IS_KEPT, values).fetchone() is None:
         new_branch(connection, tenant, thread_id, incarnation, head.branch, head.seq)
 
 
 def lineage(connection: apsw.Connection, tenant: str, head: Head) -> tuple[Segment, ...]:
-    """The stretches from the first turn to the head: one look-up for each branch on the way."""
+    """The stretches from the first turn to the head, which must be there: one look-up for each branch on the way."""
     if head.branch is not None and _hash_and_id(connection, tenant, head.branch, head.seq) is None:
         raise rules.turns_gone(Segment(head.branch, 0, head.seq))
+    return stretches(connection, tenant, head)
+
+
+def stretches(connection: apsw.Connection, tenant: str, head: Head) -> tuple[Segment, ...]:
+    """The same without a look at the head itself, so that a thread whose latest turn is damaged can be left."""
     segments: list[Segment] = []
     branch, upto = head.branch, head.seq
     while branch is not None and upto > 0:
@@ -130,10 +142,18 @@ def head_at_turn(
     ).fetchone()
     if found is not None:
         branch, seq = found
-        for segment in lineage(connection, tenant, head):
+        check_found(connection, tenant, branch, seq, turn_id)
+        for segment in stretches(connection, tenant, head):
             if segment.branch == branch and segment.after < seq <= segment.upto:
-                return _head_at(connection, tenant, thread_id, incarnation, branch, seq)
+                return head_at(connection, tenant, thread_id, incarnation, branch, seq)
     raise rules.no_turn(thread_id, turn_id)
+
+
+def check_found(connection: apsw.Connection, tenant: str, branch: int, seq: int, turn_id: str) -> None:
+    """Raises DamagedError if the turn that was looked for by its id is not the one that was found."""
+    found = _hash_and_id(connection, tenant, branch, seq)
+    if found is None or found[1] != turn_id:
+        raise damaged(f"The index by which turn {turn_id!r} is looked for")
 
 
 def head_before(
@@ -143,13 +163,13 @@ def head_before(
     seq = head.seq - back
     if seq < 0:
         raise rules.too_few_turns(thread_id, back, head.seq)
-    for segment in lineage(connection, tenant, head):
+    for segment in stretches(connection, tenant, head):
         if segment.after < seq <= segment.upto:
-            return _head_at(connection, tenant, thread_id, incarnation, segment.branch, seq)
+            return head_at(connection, tenant, thread_id, incarnation, segment.branch, seq)
     return Head()
 
 
-def _head_at(connection: apsw.Connection, tenant: str, thread_id: str, incarnation: int, branch: int, seq: int) -> Head:
+def head_at(connection: apsw.Connection, tenant: str, thread_id: str, incarnation: int, branch: int, seq: int) -> Head:
     """The head at a turn: it is the tip if the branch is of this life of the thread, and has no turn after it."""
     found = _hash_and_id(connection, tenant, branch, seq)
     if found is None:

@@ -13,11 +13,15 @@ Tests that need more than a store (see the hooks of `Bench`) are skipped where t
 
 from __future__ import annotations
 
+from holdfast.testing.contracts_branches import BranchTests
 from holdfast.testing.contracts_deleting import DeletingTests
 from holdfast.testing.contracts_handing import HandingOverTests
 from holdfast.testing.contracts_history import ForkingTests, ReadingTests, RewindingTests
+from holdfast.testing.contracts_journal import JournalTests, ProgressTests, StopTests
 from holdfast.testing.contracts_keeping import KeepingTests
+from holdfast.testing.contracts_keys import KeyTests
 from holdfast.testing.contracts_line import LineTests
+from holdfast.testing.contracts_points import PointTests, StandingTests
 from holdfast.testing.contracts_runs import OpeningTests, SealingTests, TakingOverTests
 from holdfast.testing.contracts_threads import DirectoryTests, TenantTests
 
@@ -28,9 +32,16 @@ class StoreContract(
     HandingOverTests,
     TakingOverTests,
     LineTests,
+    KeyTests,
+    PointTests,
+    StandingTests,
+    JournalTests,
+    ProgressTests,
+    StopTests,
     ReadingTests,
     ForkingTests,
     RewindingTests,
+    BranchTests,
     DeletingTests,
     DirectoryTests,
     TenantTests,

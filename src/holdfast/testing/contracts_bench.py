@@ -14,7 +14,19 @@ from unittest import SkipTest
 from holdfast.conversation.errors import HoldfastError, InvalidInputError
 from holdfast.conversation.records import ROOT, chain
 from holdfast.conversation.turns import TurnStatus
-from holdfast.ports.stores import Busy, Head, Intent, NewTurn, OpenRun, StoredTurn, ThreadInfo, ThreadStore
+from holdfast.ports.stores import (
+    PLAIN,
+    Busy,
+    Earlier,
+    Head,
+    Intent,
+    NewTurn,
+    OpenRun,
+    StoredTurn,
+    Terms,
+    ThreadInfo,
+    ThreadStore,
+)
 
 # Names that are trouble where an id becomes part of a path, a query, a pattern or a key.
 HOSTILE_IDS = (
@@ -91,9 +103,12 @@ def refused(
     assert turn_id is None or error.turn_id == turn_id, f"{error!r} names turn {error.turn_id!r}"
 
 
-def new_turn(turn_id: str, *, status: TurnStatus = "completed", record: bytes | None = None) -> NewTurn:
+def new_turn(
+    turn_id: str, *, status: TurnStatus = "completed", record: bytes | None = None, key: str | None = None
+) -> NewTurn:
     """A turn to be sealed; its record holds its id."""
-    return NewTurn(turn_id, status, b'{"v":1,"input":["%s"]}' % turn_id.encode() if record is None else record, 10, 20)
+    told = b'{"v":1,"input":["%s"]}' % turn_id.encode() if record is None else record
+    return NewTurn(turn_id, status, told, 10, 20, key)
 
 
 class Bench:
@@ -101,12 +116,14 @@ class Bench:
 
     Hooks: `make_store` must be given. `reopen` closes a store and opens the same data again (for stores that
     outlive their process). `abandon` makes the writer of an open run look dead, as if its process had died.
-    `damage` changes the stored record of a turn behind the store's back.
+    `damage` changes the stored record of a turn behind the store's back, `damage_journal` the n-th record of a run's
+    journal.
     """
 
     reopen: Callable[[ThreadStore], ThreadStore] | None = None
     abandon: Callable[[ThreadStore, OpenRun], None] | None = None
     damage: Callable[[ThreadStore, str], None] | None = None
+    damage_journal: Callable[[ThreadStore, str, int], None] | None = None
     _store: ThreadStore | None = None
 
     def make_store(self) -> ThreadStore:
@@ -135,11 +152,30 @@ class Bench:
     # --- short words -------------------------------------------------------------------------------------------
 
     async def open(
-        self, thread_id: str, turn_id: str, *, intent: Intent = "either", incarnation: int | None = None
+        self,
+        thread_id: str,
+        turn_id: str,
+        *,
+        intent: Intent = "either",
+        incarnation: int | None = None,
+        terms: Terms = PLAIN,
     ) -> OpenRun:
         """Open a run that must not find the thread busy."""
-        run = await self.store.open_run(thread_id, turn_id, b'["said"]', 10, intent=intent, incarnation=incarnation)
-        return opened(run)
+        return opened(
+            await self.store.open_run(
+                thread_id, turn_id, b'["said"]', 10, intent=intent, incarnation=incarnation, terms=terms
+            )
+        )
+
+    async def stand(self, thread_id: str, turn_id: str, terms: Terms = PLAIN) -> OpenRun | Busy | Earlier:
+        """Open a run, or stand in line."""
+        return await self.store.open_run(thread_id, turn_id, b'["waits"]', 1, in_line=True, terms=terms)
+
+    async def taken(self, run: OpenRun) -> OpenRun:
+        """Take over a run, which must succeed."""
+        taken = await self.store.take_over(run)
+        assert taken is not None, f"turn {run.turn_id} could not be taken over"
+        return taken
 
     async def say(self, thread_id: str, *turn_ids: str) -> Head:
         """One sealed turn after another; the head after the last."""
@@ -236,11 +272,13 @@ def every_method(
         "fork at": lambda: store.fork(thread_id, besides, at="t", incarnation=incarnation),
         "move_head": lambda: store.move_head(thread_id, incarnation=incarnation),
         "move_head to": lambda: store.move_head(thread_id, to="t", incarnation=incarnation),
+        "move_head anywhere": lambda: store.move_head(thread_id, to="t", incarnation=incarnation, anywhere=True),
+        "branches": lambda: store.branches(thread_id, incarnation=incarnation),
         "update": lambda: store.update(thread_id, title="a title"),
     }
 
 
-def opened(answer: OpenRun | Busy) -> OpenRun:
+def opened(answer: OpenRun | Busy | Earlier) -> OpenRun:
     """The run, which must not have found its thread busy."""
-    assert isinstance(answer, OpenRun), f"the thread is busy: {answer}"
+    assert isinstance(answer, OpenRun), f"the run was not opened: {answer}"
     return answer

@@ -47,6 +47,18 @@ class HandingOverTests(Bench):
     async def _titled(self, thread_id: str, title: str) -> bool:
         return (await self.info(thread_id)).title == title
 
+    async def test_what_a_run_writes_down_is_written_before_it_is_sealed(self) -> None:
+        run = await self.open("a", "t1")
+        for n in range(20):
+            self.store.journal(run, [b"%d" % n], durable=n % 5 == 0)
+        await self.store.journal(run, [b"last"])
+        progress = await self.store.progress("a", "t1")
+        assert progress is not None
+        assert progress.records == (*(b"%d" % n for n in range(20)), b"last")
+        self.store.journal(run, [b"more"])
+        await self.store.seal(run, [new_turn("t1")])
+        assert await self.history("a") == ["t1"]
+
     async def test_what_was_handed_over_can_be_awaited_again(self) -> None:
         opening = self.store.open_run("a", "t1", b"[]", 1)
         run = await opening
@@ -84,6 +96,10 @@ class HandingOverTests(Bench):
             **{f"{name}, bad id": call for name, call in every_method(self.store, "\x00").items()},
             "take_over": lambda: self.store.take_over(OpenRun("\x00", "t", 1, 1, Head(), b"", 1)),
             "seal": lambda: self.store.seal(OpenRun("a", "t", 1, 1, Head(), b"", 1), []),
+            "journal": lambda: self.store.journal(OpenRun("a", "t", 1, 1, Head(), b"", 1), [b"record"]),
+            "progress": lambda: self.store.progress("\x00", "t"),
+            "progress after": lambda: self.store.progress("a", "t", after=-1),
+            "stop": lambda: self.store.stop("\x00", "t"),
             "lineage": lambda: self.store.lineage(Head(10**9, 1, ROOT)),
             "read": lambda: self.store.read(Segment(10**9, 0, 1)),
             "list": lambda: self.store.list(limit=0),
@@ -101,7 +117,10 @@ class HandingOverTests(Bench):
             warnings.simplefilter("always")
             for call in every_method(self.store, "no such thread").values():
                 call()
-            self.store.seal(OpenRun("a", "t", 1, 1, Head(), b"", 1), [])
+            stale = OpenRun("a", "t", 1, 1, Head(), b"", 1)
+            self.store.seal(stale, [])
+            self.store.journal(stale, [b"record"])
+            self.store.stop("\x00", "t")
             await asyncio.sleep(0.02)
             gc.collect()
             await asyncio.sleep(0.02)

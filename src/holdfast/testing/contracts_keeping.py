@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from holdfast.conversation.errors import StoreUnavailableError
-from holdfast.ports.stores import Busy, Head, OpenRun, Segment, ThreadStore
+from holdfast.ports.stores import Busy, Earlier, Head, OpenRun, Point, Segment, Terms, ThreadStore
 from holdfast.testing.contracts_bench import Bench, Calls, every_method, new_turn, opened, refused
 
 
@@ -30,6 +32,10 @@ class KeepingTests(Bench):
         return {
             **every_method(store, "a"),
             "seal": lambda: store.seal(run, [new_turn("t2")]),
+            "journal": lambda: store.journal(run, [b"record"]),
+            "progress": lambda: store.progress("a", "t2"),
+            "stop": lambda: store.stop("a", "t2"),
+            "withdraw": lambda: store.withdraw("a", "t2"),
             "take_over": lambda: store.take_over(run),
             "lineage": lambda: store.lineage(head),
             "read": lambda: store.read(Segment(head.branch or 0, 0, 1)),
@@ -87,3 +93,27 @@ class KeepingTests(Bench):
         again = await self.open("a", "t1", intent="new")
         assert again.epoch > run.epoch
         assert again.incarnation > run.incarnation
+
+    async def test_keys_and_branches_outlive_their_store(self) -> None:
+        await self.say("a", "1")
+        await self.store.seal(await self.open("a", "2", terms=Terms(key="k")), [new_turn("2", key="k")])
+        await self.store.move_head("a", back=1)
+        await self.say("a", "2b")
+        before = await self.store.branches("a")
+        store = self.reopened()
+        assert await store.branches("a") == before
+        answer = await store.open_run("a", "3", b"[]", 1, terms=Terms(key="k"))
+        assert isinstance(answer, Earlier)
+        assert (answer.turn.turn_id, answer.on_head) == ("2", False)
+
+    async def test_what_a_run_wrote_down_and_where_its_thread_stood_outlive_their_store(self) -> None:
+        left = await self.say("a", "1", "2")
+        run = await self.open("a", "2b", terms=Terms("k", Point("2", before=True)))
+        await self.store.journal(run, [b"0", b"1"])
+        self.store.journal(run, [b"2"], durable=True)
+        store = self.reopened()
+        taken = await store.take_over(run)
+        assert taken == replace(run, journal=(b"0", b"1", b"2"), epoch=run.epoch + 1)
+        assert taken is not None
+        assert (taken.left, taken.key) == (left, "k")
+        assert await store.seal(taken, []) == left

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from unittest import SkipTest
 
-from holdfast.conversation.errors import InvalidInputError, StaleRunError, ThreadBusyError, ThreadDeletedError
-from holdfast.ports.stores import Busy, OpenRun
+from holdfast.conversation.errors import (
+    InvalidInputError,
+    QueueFullError,
+    StaleRunError,
+    ThreadBusyError,
+    ThreadDeletedError,
+)
+from holdfast.ports.stores import Busy, Terms
 from holdfast.testing.contracts_bench import Bench, new_turn, opened, refused
 
 
 class LineTests(Bench):
-    async def stand(self, thread_id: str, turn_id: str) -> OpenRun | Busy:
-        return await self.store.open_run(thread_id, turn_id, b"[]", 1, in_line=True)
-
     async def test_who_waits_is_let_in_in_order(self) -> None:
         run = await self.open("a", "t0")
         for turn_id in ("t1", "t2", "t3"):
@@ -102,7 +106,7 @@ class LineTests(Bench):
             while isinstance(answer, Busy):
                 await self.store.wait("a", turn_id, seconds=30)
                 answer = await self.stand("a", turn_id)
-            await self.store.seal(answer, [new_turn(turn_id)])
+            await self.store.seal(opened(answer), [new_turn(turn_id)])
 
         holder = await self.open("a", "first")
         talks = []
@@ -116,6 +120,58 @@ class LineTests(Bench):
 
     async def _stands(self, turn_id: str) -> bool:
         return isinstance(await self.stand("a", turn_id), Busy)
+
+    async def test_a_line_takes_so_many_and_no_more(self) -> None:
+        run, few = await self.open("a", "t0"), Terms(max_waiting=2)
+        for turn_id in ("t1", "t2"):
+            assert await self.stand("a", turn_id, few) == Busy(run, alive=True)
+        for _ in range(2):
+            with refused(QueueFullError, thread_id="a") as caught:
+                await self.stand("a", "t3", few)
+            assert "2 runs wait" in str(caught.error)
+        assert await self.stand("a", "t1", few) == Busy(run, alive=True), "it stands there already"
+        assert await self.store.open_run("a", "t3", b"[]", 1, terms=few) == Busy(run, alive=True)
+        await self.store.seal(run, [])
+        with refused(QueueFullError):
+            await self.stand("a", "t3", few)
+        run = opened(await self.stand("a", "t1", few))
+        assert await self.stand("a", "t3", few) == Busy(run, alive=True)
+        await self.store.withdraw("a", "t2")
+        assert await self.stand("a", "t4", few) == Busy(run, alive=True)
+
+    async def test_nobody_may_wait(self) -> None:
+        nobody = Terms(max_waiting=0)
+        run = opened(await self.stand("a", "t0", nobody))
+        with refused(QueueFullError, thread_id="a"):
+            await self.stand("a", "t1", nobody)
+        await self.store.seal(run, [])
+        opened(await self.stand("a", "t1", nobody))
+
+    async def test_lines_of_other_threads_do_not_count(self) -> None:
+        one = Terms(max_waiting=1)
+        other = self.store.for_tenant("other")
+        for thread_id in ("a", "b"):
+            await self.open(thread_id, f"{thread_id}0")
+            assert isinstance(await self.stand(thread_id, f"{thread_id}1", one), Busy)
+        opened(await other.open_run("a", "a0", b"[]", 1))
+        assert isinstance(await other.open_run("a", "a1", b"[]", 1, in_line=True, terms=one), Busy)
+
+    async def test_those_who_died_do_not_wait(self) -> None:
+        if self.abandon is None:
+            raise SkipTest("nobody can die without the store (no abandon hook)")
+        run = await self.open("a", "t0")
+        for n in range(3):
+            await self.stand("a", f"dead {n}")
+        self.abandon(self.store, run)
+        few = Terms(max_waiting=2)
+        for turn_id in ("t1", "t2"):
+            assert await self.stand("a", turn_id, few) == Busy(run, alive=False)
+        with refused(QueueFullError):
+            await self.stand("a", "t3", few)
+        await self.store.seal(await self.taken(run), [])
+        await self.store.seal(opened(await self.stand("a", "t1", few)), [])
+        await self.store.seal(opened(await self.stand("a", "t2", few)), [])
+        await self.say("a", "t3")
 
     async def test_a_thread_that_is_deleted_under_a_run_stays_deleted(self) -> None:
         await self.say("a", "t0")

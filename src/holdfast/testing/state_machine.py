@@ -3,110 +3,37 @@
     TestAnyOrder = store_machine(MyStore).TestCase
     TestAnyOrder.settings = settings(max_examples=200, stateful_step_count=50)
 
-Rule of this file: the model is too simple to be wrong. A thread is a list of turn ids; a fork copies the list, a
-rewind cuts it, a deletion drops it. Needs hypothesis.
+Rule of this file: what is done to threads stands here, what is done to runs in `state_machine_runs`; what is right is
+said by the model (`state_machine_model`). Needs hypothesis.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import functools
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import hypothesis.strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from msgspec import Struct
-from msgspec.structs import replace
+from hypothesis.stateful import initialize, invariant, rule
 
 from holdfast.conversation.errors import (
     HoldfastError,
     InvalidInputError,
-    StaleRunError,
     ThreadBusyError,
     ThreadDeletedError,
     ThreadExistsError,
     ThreadNotFoundError,
     TurnNotFoundError,
 )
-from holdfast.conversation.records import ROOT
-from holdfast.ports.stores import Busy, Head, Intent, NewTurn, OpenRun, Segment, StoredTurn, ThreadInfo, ThreadStore
-from holdfast.testing.contracts_bench import INTENTS, check_turn
-
-P = ParamSpec("P")
-M = TypeVar("M", bound="StoreMachine")
-
-TENANTS = ("", "another tenant")
-THREADS = ("a", "b", "../%' --", "😀")
-
-# A thread is known by its tenant and its id.
-Name: TypeAlias = tuple[str, str]
-
-names = st.tuples(st.sampled_from(TENANTS), st.sampled_from(THREADS))
-picks = st.integers(0, 60)
-incarnations = st.sampled_from(("any", "any", "any", "last", "earlier"))
-depths = st.integers(0, 6)
+from holdfast.ports.stores import Head, Segment, ThreadInfo, ThreadStore
+from holdfast.testing.state_machine_base import TENANTS, THREADS, depths, driven, expected, incarnations, names, picks
+from holdfast.testing.state_machine_model import Name, Thread, told
+from holdfast.testing.state_machine_runs import RunRules
 
 
-class _Thread:
-    """What the model knows of a thread that lives."""
+class StoreMachine(RunRules):
+    """The machine; `store_machine` gives it a store. `left_over` says what is in a store without threads."""
 
-    def __init__(self, incarnation: int, turns: list[str]) -> None:
-        self.incarnation = incarnation
-        self.turns = turns
-        self.run: OpenRun | None = None
-        self.left = False
-        self.title: str | None = None
-        self.metadata: dict[str, Any] | None = None
-
-
-class _Run(Struct):
-    """A run that was opened once; it fits as long as it is the thread's open one, and never again."""
-
-    name: Name
-    run: OpenRun
-
-
-class _Stand(Struct):
-    """Where a thread once stood, at the tip of a branch of its own. It can be read for as long as the thread lives."""
-
-    name: Name
-    incarnation: int
-    head: Head
-    turns: list[str]
-
-
-def driven(step: Callable[Concatenate[M, P], Coroutine[Any, Any, None]]) -> Callable[Concatenate[M, P], None]:
-    """A step written as a coroutine, driven to its end on the machine's own event loop."""
-
-    @functools.wraps(step)
-    def drive(self: M, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        self.sound, sound = False, self.sound
-        self.loop.run_until_complete(step(self, *args, **kwargs))
-        self.sound = sound
-
-    return drive
-
-
-class StoreMachine(RuleBasedStateMachine):
-    """The machine; `store_machine` gives it a store."""
-
-    def __init__(self, store: ThreadStore) -> None:
-        super().__init__()
-        self.loop = asyncio.new_event_loop()
-        self.store = store
-        self.views = {tenant: store.for_tenant(tenant) for tenant in TENANTS}
-        self.threads: dict[Name, _Thread] = {}
-        self.lives: dict[Name, int] = {}
-        self.epochs: dict[Name, int] = {}
-        self.past: list[_Run] = []
-        self.stands: list[_Stand] = []
-        self.clock = 0
-        # False during a step, and for ever if one failed.
-        self.sound = True
-        # Turns that were checked, by their hash: a hash stands for all that is before it, too.
-        self.checked: dict[bytes, StoredTurn] = {}
+    left_over: Callable[[ThreadStore], object] | None = None
 
     def teardown(self) -> None:
         try:
@@ -116,209 +43,12 @@ class StoreMachine(RuleBasedStateMachine):
             self.store.close()
             self.loop.close()
 
-    # --- helpers -----------------------------------------------------------------------------------------------
-
-    def tick(self) -> int:
-        self.clock += 1
-        return self.clock
-
-    def new_turns(self, count: int) -> list[NewTurn]:
-        return [
-            NewTurn(f"turn {now}", "completed", b'{"v":1,"n":%d}' % now, now, now)
-            for now in (self.tick() for _ in range(count))
-        ]
-
-    def refusal(self, name: Name, incarnation: int | None) -> type[HoldfastError] | None:
-        """What a method must raise for a thread that is meant by this incarnation."""
-        thread = self.threads.get(name)
-        if thread is None:
-            gone = incarnation is not None and name in self.lives
-            return ThreadDeletedError if gone else ThreadNotFoundError
-        return ThreadDeletedError if incarnation not in (None, thread.incarnation) else None
-
-    def meant(self, name: Name, which: str) -> int | None:
-        """An incarnation: none, the one that lives (or lived last), or an earlier one."""
-        last = self.lives.get(name)
-        if which == "any" or last is None:
-            return None
-        return last if which == "last" else last - 1
-
-    def pick(self, number: int, wanted: Callable[[_Thread], object] = lambda _: True) -> Name | None:
-        """One of the threads that live and are wanted, so that most steps do something; None if there is none."""
-        found = [name for name, thread in self.threads.items() if wanted(thread)]
-        return found[number % len(found)] if found else None
-
-    def mostly_live(self, number: int, name: Name) -> Name:
-        """A thread that lives, nearly always."""
-        return name if number % 8 == 7 else self.pick(number) or name
-
-    def mostly_free(self, number: int, tenant: str, new_id: str) -> str:
-        """An id that no thread has, nearly always."""
-        free = [thread_id for thread_id in THREADS if (tenant, thread_id) not in self.threads]
-        return free[number % len(free)] if free and number % 8 != 7 else new_id
-
-    def pick_open(self, number: int) -> tuple[Name, _Thread, OpenRun] | None:
-        """One of the threads on which a run is open, and the run."""
-        name = self.pick(number, lambda thread: thread.run)
-        if name is None:
-            return None
-        thread = self.threads[name]
-        assert thread.run is not None
-        return name, thread, thread.run
-
     @initialize(lengths=st.lists(st.integers(0, 5), min_size=1, max_size=3), tenant=st.sampled_from(TENANTS))
     @driven
     async def begin(self, lengths: list[int], tenant: str) -> None:
         """Some threads to begin with, so that every example has something to fork, rewind and delete."""
         for thread_id, length in zip(THREADS, lengths, strict=False):
-            await self._say((tenant, thread_id), length)
-
-    # --- runs --------------------------------------------------------------------------------------------------
-
-    @rule(name=names, intent=st.sampled_from(INTENTS), which=incarnations)
-    @driven
-    async def open(self, name: Name, intent: Intent, which: str) -> None:
-        incarnation = self.meant(name, which)
-        due = self.refusal(name, incarnation)
-        if incarnation is None and intent != "existing":
-            due = ThreadExistsError if intent == "new" and name in self.threads else None
-        now = self.tick()
-        opening = self.views[name[0]].open_run(
-            name[1], f"turn {now}", b"[%d]" % now, now, intent=intent, incarnation=incarnation
-        )
-        if due is not None:
-            with expected(due):
-                await opening
-            return
-        answer = await opening
-        thread = self.threads.get(name)
-        if thread is not None and thread.run is not None:
-            assert answer == Busy(thread.run, alive=not thread.left)
-            return
-        assert isinstance(answer, OpenRun)
-        self._opened(name, answer, now)
-
-    def _opened(self, name: Name, run: OpenRun, now: int) -> None:
-        thread = self.threads.get(name)
-        if thread is None:
-            assert run.incarnation > self.lives.get(name, 0)
-            thread = self.threads[name] = _Thread(run.incarnation, [])
-            self.lives[name] = run.incarnation
-        assert (run.thread_id, run.turn_id, run.incarnation) == (name[1], f"turn {now}", thread.incarnation)
-        assert (run.input, run.started_us, run.head.seq) == (b"[%d]" % now, now, len(thread.turns))
-        assert run.epoch > self.epochs.get(name, 0)
-        self.epochs[name] = run.epoch
-        thread.run, thread.left = run, False
-        self.past.append(_Run(name, run))
-
-    @rule(number=picks, name=names, count=st.integers(1, 4))
-    @driven
-    async def say(self, number: int, name: Name, count: int) -> None:
-        """One whole turn after another: mostly on a thread that there is."""
-        name = self.pick(number, lambda thread: thread.run is None) or name
-        thread = self.threads.get(name)
-        if thread is None or thread.run is None:
-            await self._say(name, count)
-
-    async def _say(self, name: Name, count: int) -> None:
-        for turn in self.new_turns(count):
-            run = await self.views[name[0]].open_run(name[1], turn.turn_id, b"[%d]" % turn.started_us, turn.started_us)
-            assert isinstance(run, OpenRun)
-            self._opened(name, run, turn.started_us)
-            await self.views[name[0]].seal(run, [turn])
-            thread = self.threads[name]
-            thread.turns, thread.run = [*thread.turns, turn.turn_id], None
-
-    @rule(number=picks, count=st.sampled_from((0, 1, 1, 1, 2, 5)))
-    @driven
-    async def seal(self, number: int, count: int) -> None:
-        found = self.pick_open(number)
-        if found is None:
-            return
-        name, thread, run = found
-        turns = self.new_turns(count)
-        head = await self.views[name[0]].seal(run, turns)
-        thread.turns = thread.turns + [turn.turn_id for turn in turns]
-        thread.run = None
-        assert head.seq == len(thread.turns)
-        if turns:
-            assert head.own_tip
-            self.stands.append(_Stand(name, thread.incarnation, head, thread.turns))
-
-    @rule(number=picks, count=st.integers(0, 2))
-    @driven
-    async def seal_and_be_cancelled(self, number: int, count: int) -> None:
-        found = self.pick_open(number)
-        if found is None:
-            return
-        name, thread, run = found
-        turns = self.new_turns(count)
-
-        async def sealing() -> None:
-            await self.views[name[0]].seal(run, turns)
-
-        task = asyncio.create_task(sealing())
-        await asyncio.sleep(0)
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        await self._until_free(name)
-        thread.turns = thread.turns + [turn.turn_id for turn in turns]
-        thread.run = None
-
-    async def _until_free(self, name: Name) -> None:
-        for _ in range(200):
-            info = await self.views[name[0]].get(name[1])
-            if info is not None and info.busy is None:
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError("what was handed over was never done")
-
-    @rule(number=picks)
-    @driven
-    async def fail_to_seal(self, number: int) -> None:
-        """A turn id that is taken: nothing is stored, and the run has no writer any more."""
-        found = self.pick_open(number)
-        if found is None:
-            return
-        name, thread, run = found
-        taken = next((other.turns[0] for key, other in self.threads.items() if key[0] == name[0] and other.turns), "")
-        with expected(InvalidInputError):
-            turns = [*self.new_turns(1), replace(self.new_turns(1)[0], turn_id=taken)]
-            await self.views[name[0]].seal(run, turns)
-        thread.left = True
-
-    @rule(number=picks)
-    @driven
-    async def take_over(self, number: int) -> None:
-        found = self.pick_open(number)
-        if found is None:
-            return
-        name, thread, run = found
-        taken = await self.views[name[0]].take_over(run)
-        if not thread.left:
-            assert taken is None
-            return
-        assert taken is not None
-        assert taken == replace(run, epoch=taken.epoch)
-        assert taken.epoch > self.epochs[name]
-        self.epochs[name] = taken.epoch
-        thread.run, thread.left = taken, False
-        self.past.append(_Run(name, taken))
-
-    @rule(which=st.integers(0, 1000), count=st.integers(0, 1))
-    @driven
-    async def seal_a_run_of_the_past(self, which: int, count: int) -> None:
-        if not self.past:
-            return
-        past = self.past[which % len(self.past)]
-        thread = self.threads.get(past.name)
-        if thread is not None and thread.run == past.run:
-            return
-        view = self.views[past.name[0]]
-        with expected(StaleRunError):
-            await view.seal(past.run, self.new_turns(count))
-        assert await view.take_over(past.run) is None
+            await self.say_now((tenant, thread_id), length)
 
     # --- heads -------------------------------------------------------------------------------------------------
 
@@ -357,7 +87,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert info.incarnation > self.lives.get(new, 0)
         assert not info.head.own_tip
         kept = source.turns if at is None else source.turns[: source.turns.index(at) + 1]
-        self.threads[new] = _Thread(info.incarnation, [*kept])
+        self.threads[new] = Thread(info.incarnation, [*kept])
         self.lives[new] = info.incarnation
 
     @rule(number=picks, name=names, back=depths, which=incarnations)
@@ -399,18 +129,36 @@ class StoreMachine(RuleBasedStateMachine):
         await moving
         thread.turns = thread.turns[: thread.turns.index(to) + 1]
 
+    @rule(number=picks, which=picks)
+    @driven
+    async def go_anywhere(self, number: int, which: int) -> None:
+        """To a turn of any of its branches, or of another thread's."""
+        name = self.pick(number, lambda thread: thread.run is None)
+        to = None if name is None else self.any_turn(name[0], which)
+        if name is None or to is None:
+            return
+        thread = self.threads[name]
+        moving = self.views[name[0]].move_head(name[1], to=to, anywhere=True)
+        turns = thread.up_to(to)
+        if turns is None:
+            with expected(TurnNotFoundError):
+                await moving
+            return
+        await moving
+        thread.turns = turns
+
     # --- threads -----------------------------------------------------------------------------------------------
 
-    @rule(name=names, which=incarnations)
+    @rule(name=names, which=incarnations, interrupt=st.booleans())
     @driven
-    async def delete(self, name: Name, which: str) -> None:
+    async def delete(self, name: Name, which: str, interrupt: bool) -> None:
         incarnation = self.meant(name, which)
         thread = self.threads.get(name)
-        deleting = self.views[name[0]].delete(name[1], incarnation=incarnation)
+        deleting = self.views[name[0]].delete(name[1], incarnation=incarnation, interrupt=interrupt)
         if which == "earlier" and incarnation is not None:
             with expected(ThreadDeletedError):
                 await deleting
-        elif thread is not None and thread.run is not None:
+        elif thread is not None and thread.run is not None and not interrupt:
             with expected(ThreadBusyError):
                 await deleting
         else:
@@ -463,7 +211,7 @@ class StoreMachine(RuleBasedStateMachine):
         stand = self.stands[which % len(self.stands)]
         thread = self.threads.get(stand.name)
         if thread is not None and thread.incarnation == stand.incarnation:
-            assert await self._turns(self.views[stand.name[0]], stand.head) == stand.turns
+            assert await self.read_up_to(self.views[stand.name[0]], stand.head) == stand.turns
 
     @rule(number=picks, after=depths, limit=depths)
     @driven
@@ -497,14 +245,16 @@ class StoreMachine(RuleBasedStateMachine):
             assert (info.deleted, info.incarnation, info.id) == (False, thread.incarnation, name[1])
             assert (info.title, info.metadata) == (thread.title, thread.metadata)
             assert info.busy == (thread.run.turn_id if thread.run is not None else None)
-            assert await self._turns(view, info.head) == thread.turns
+            assert info.head.own_tip == thread.at_own_tip()
+            assert told(await view.branches(name[1])) == thread.tips()
+            assert await self.read_up_to(view, info.head) == thread.turns
 
     @driven
     async def in_the_end_nothing_is_left(self) -> None:
         """When all threads are deleted, in whichever order, all turns are gone."""
         for name, thread in self.threads.items():
             if thread.run is not None:
-                run = await self.views[name[0]].take_over(thread.run) if thread.left else thread.run
+                run = await self.views[name[0]].take_over(thread.run) if thread.deserted else thread.run
                 assert run is not None
                 await self.views[name[0]].seal(run, [])
             assert await self.views[name[0]].delete(name[1])
@@ -513,38 +263,21 @@ class StoreMachine(RuleBasedStateMachine):
             for seq in range(1, stand.head.seq + 1):
                 with expected(TurnNotFoundError):
                     await self.views[stand.name[0]].read(Segment(stand.head.branch, seq - 1, seq))
-
-    async def _turns(self, view: ThreadStore, head: Head) -> list[str]:
-        """The ids of the turns up to a head, read and checked."""
-        found: list[str] = []
-        parent = ROOT
-        for segment in await view.lineage(head):
-            assert segment.after == len(found)
-            for turn in await view.read(segment):
-                if self.checked.get(turn.hash) != turn:
-                    check_turn(turn, len(found) + 1, parent)
-                    self.checked[turn.hash] = turn
-                found.append(turn.turn_id)
-                parent = turn.hash
-            assert segment.upto == len(found)
-        assert (head.seq, head.hash) == (len(found), parent)
-        return found
+        if self.left_over is not None:
+            assert not self.left_over(self.store)
 
 
-@contextlib.contextmanager
-def expected(kind: type[HoldfastError]) -> Iterator[None]:
-    try:
-        yield
-    except kind:
-        return
-    raise AssertionError(f"nothing was raised; {kind.__name__} was due")
+def store_machine(
+    make_store: Callable[[], ThreadStore], left_over: Callable[[ThreadStore], object] | None = None
+) -> type[StoreMachine]:
+    """A state machine over the stores that `make_store` makes: fresh and empty, one for each example.
 
-
-def store_machine(make_store: Callable[[], ThreadStore]) -> type[StoreMachine]:
-    """A state machine over the stores that `make_store` makes: fresh and empty, one for each example."""
+    `left_over` may look into a store that has no threads any more, and tell what is still there: it must be nothing.
+    """
 
     class Machine(StoreMachine):
         def __init__(self) -> None:
             super().__init__(make_store())
+            self.left_over = left_over
 
     return Machine

@@ -1,0 +1,154 @@
+"""Cursors: a place in what a turn says, and what comes after it.
+
+Rule of this file: a place counts what was said (UTF-16 units of text, reasoning, refusals and the arguments of calls),
+not the pieces in which it came. So the same cursor fits the stream that is read, the journal that another process
+reads, and the finished turn for as long as it is stored; nothing has to be kept for those who may come back.
+
+A cursor is `epoch.n`: how far (`n`), and as whose words (`epoch`, the writer of the run). If the run is taken over, its
+new writer asks again for the answer that was cut off: then the text restarts at an earlier place, and who stands
+behind that place is told so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from holdfast.conversation.errors import InvalidInputError
+from holdfast.conversation.messages import (
+    ChatMessage,
+    ReasoningContent,
+    RefusalContent,
+    TextContent,
+    ToolCallContent,
+)
+from holdfast.conversation.turns import Turn, TurnStatus
+from holdfast.conversation.updates import (
+    AgentRunResponseUpdate,
+    ReasoningUpdate,
+    RefusalUpdate,
+    ToolCallUpdate,
+    Usage,
+)
+
+
+class RestartUpdate(AgentRunResponseUpdate, frozen=True, kw_only=True, gc=False):
+    """What was said after the place `n` is void: the run was taken over there, or it was not recorded.
+
+    `n` counts like a cursor's. What follows goes on from that place.
+    """
+
+    n: int
+
+
+class EndUpdate(AgentRunResponseUpdate, frozen=True, kw_only=True):
+    """The last update of a turn that is followed: how it ended. There is exactly one."""
+
+    status: TurnStatus
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+
+class Cursor(Struct, frozen=True):
+    """A place in what a turn says. `str(cursor)` is what callers keep, `parsed` reads it."""
+
+    epoch: int = 0
+    n: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.epoch}.{self.n}"
+
+
+_CURSOR = re.compile(r"(\d{1,18})\.(\d{1,18})", re.ASCII)
+
+
+def parsed(cursor: object) -> Cursor:
+    """The cursor in a string. Raises InvalidInputError for what no stream gave."""
+    found = _CURSOR.fullmatch(cursor) if isinstance(cursor, str) else None
+    if found is None:
+        raise InvalidInputError(
+            f"{cursor!r} is no cursor. Pass what a stream's .cursor said, or None to begin at the beginning."
+        )
+    return Cursor(int(found[1]), int(found[2]))
+
+
+def units(update: AgentRunResponseUpdate) -> int:
+    """How far an update leads."""
+    kind = type(update)
+    if kind is AgentRunResponseUpdate:
+        return _length(update.text)
+    if isinstance(update, ToolCallUpdate):
+        return _length(update.arguments)
+    if isinstance(update, ReasoningUpdate):
+        return _length(update.reasoning)
+    return _length(update.refusal) if isinstance(update, RefusalUpdate) else 0
+
+
+def _length(text: str) -> int:
+    # Two halves of a surrogate pair that come in two pieces count as much as the whole character.
+    return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+
+def updates_of(messages: Iterable[ChatMessage]) -> list[AgentRunResponseUpdate]:
+    """What was said in messages, as updates: one for each part."""
+    found: list[AgentRunResponseUpdate] = []
+    for message in messages:
+        calls = 0
+        for part in message.contents if message.role == "assistant" else ():
+            if isinstance(part, TextContent):
+                found.append(AgentRunResponseUpdate(part.text))
+            elif isinstance(part, ReasoningContent):
+                found.append(ReasoningUpdate(reasoning=part.text))
+            elif isinstance(part, RefusalContent):
+                found.append(RefusalUpdate(refusal=part.text))
+            elif isinstance(part, ToolCallContent):
+                found.append(
+                    ToolCallUpdate(index=calls, call_id=part.call_id, name=part.name, arguments=part.arguments)
+                )
+                calls += 1
+    return found
+
+
+def rest(updates: Sequence[AgentRunResponseUpdate], start: int, after: int) -> tuple[list[AgentRunResponseUpdate], int]:
+    """What of updates, the first of which begins at `start`, lies after a place; and the place where they end."""
+    found: list[AgentRunResponseUpdate] = []
+    at = start
+    for update in updates:
+        length = units(update)
+        if at + length > after:
+            found.append(update if at >= after else _cut(update, after - at))
+        elif not length and at >= after:
+            found.append(update)
+        at += length
+    return found, at
+
+
+def _cut(update: AgentRunResponseUpdate, by: int) -> AgentRunResponseUpdate:
+    """The update without its first units."""
+    if isinstance(update, ToolCallUpdate):
+        left = _without(update.arguments, by)
+        return ToolCallUpdate(index=update.index, call_id=update.call_id, name=update.name, arguments=left)
+    if isinstance(update, ReasoningUpdate):
+        return ReasoningUpdate(reasoning=_without(update.reasoning, by))
+    if isinstance(update, RefusalUpdate):
+        return RefusalUpdate(refusal=_without(update.refusal, by))
+    return AgentRunResponseUpdate(_without(update.text, by))
+
+
+def _without(text: str, by: int) -> str:
+    if text.isascii():
+        return text[by:]
+    return text.encode("utf-16-le", "surrogatepass")[2 * by :].decode("utf-16-le", "surrogatepass")
+
+
+def restart_for(restarts: Iterable[tuple[int, int]], cursor: Cursor) -> int | None:
+    """Where the text restarts for somebody at a cursor, given (epoch, place) of a turn's restarts; None if nowhere."""
+    places = [place for epoch, place in restarts if epoch > cursor.epoch and place < cursor.n]
+    return min(places, default=None)
+
+
+def end_of(turn: Turn) -> EndUpdate:
+    """The last update of a finished turn."""
+    return EndUpdate(status=turn.status, finish_reason=turn.finish_reason, usage=turn.usage)

@@ -1,0 +1,117 @@
+"""Recovery: what becomes of a run whose process is gone.
+
+Rule of this file: it is closed as interrupted with what its journal holds, through the same seal as any other turn,
+or handed to somebody who goes on with it. Whatever happens to the task that does so, the thread is not left taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+
+from holdfast.conversation.errors import DamagedError
+from holdfast.conversation.journal import Recorded, recorded
+from holdfast.conversation.messages import ChatMessage
+from holdfast.conversation.records import encode_messages, encode_turn
+from holdfast.conversation.turns import results_for, unanswered_calls
+from holdfast.conversation.updates import Answer
+from holdfast.engine.endings import WHY_NOT_MADE
+from holdfast.engine.handles import Handle
+from holdfast.ports.runtime import Runtime
+from holdfast.ports.stores import Busy, Earlier, Handed, Head, NewTurn, OpenRun
+
+log = logging.getLogger("holdfast.engine")
+
+# The input of a run by which a transcript is adopted, or a thread looked after: nobody said anything.
+NOTHING = encode_messages(())
+
+
+async def close_left_over(handle: Handle, left: OpenRun, runtime: Runtime) -> None:
+    """Make a turn of what a dead process left: its input and what its journal holds, interrupted."""
+    sealing: list[Handed[Head]] = []
+
+    def seal(taken: OpenRun | None) -> None:
+        """Follows the taking over in whichever thread, also if this task is cancelled meanwhile."""
+        if taken is not None:
+            sealing.append(_interrupt(handle, taken, runtime))
+
+    handed = handle.store.take_over(left)
+    handed.then(seal)
+    if await handed is not None:
+        log.info("turn %s was left open by a process that is gone; closed as interrupted", left.turn_id)
+    for sealed in sealing:
+        await sealed
+
+
+async def take_left_over(handle: Handle, left: OpenRun, runtime: Runtime) -> OpenRun | None:
+    """Become the writer of what a dead process left, to go on with it; None if somebody else was faster."""
+    handed = handle.store.take_over(left)
+    try:
+        return await handed
+    except BaseException:
+        handed.then(lambda taken: None if taken is None else _interrupt(handle, taken, runtime))
+        raise
+
+
+async def left_over(handle: Handle) -> OpenRun | None:
+    """The run that a dead process left open on the thread. Raises nothing if there is none, or it is alive."""
+    info = await handle.info()
+    if info is None or info.busy is None:
+        return None
+    progress = await handle.store.progress(handle.id, info.busy)
+    return progress.run if progress is not None and not progress.alive else None
+
+
+async def settle(handle: Handle, runtime: Runtime) -> None:
+    """Close what a dead process left open on the thread, if it did; what lives is left alone."""
+    handed = handle.store.open_run(
+        handle.id,
+        runtime.new_id("turn"),
+        NOTHING,
+        runtime.now_us(),
+        intent="existing",
+        incarnation=handle.incarnation,
+    )
+    handed.then(giver_back(handle))  # whatever becomes of this task
+    opened = await handed
+    if isinstance(opened, Busy) and opened.run is not None and not opened.alive:
+        await close_left_over(handle, opened.run, runtime)
+
+
+def giver_back(handle: Handle) -> Callable[[OpenRun | Busy | Earlier], None]:
+    """Nobody was asked anything: if the run was opened, close it as if it had never been, from whichever thread."""
+
+    def give_back(opened: OpenRun | Busy | Earlier) -> None:
+        if isinstance(opened, OpenRun):
+            handle.store.seal(opened, ())
+
+    return give_back
+
+
+def _interrupt(handle: Handle, taken: OpenRun, runtime: Runtime) -> Handed[Head]:
+    if taken.input == NOTHING:
+        return handle.store.seal(taken, ())
+    output, before = _what_was_done(taken)
+    record = encode_turn(taken.input, output, restarts=before.restarts)
+    turn = NewTurn(taken.turn_id, "interrupted", record, taken.started_us, runtime.now_us(), taken.key)
+    # What began elsewhere and has said nothing leaves the thread where it stood.
+    return handle.store.seal(taken, (turn,), stand=None if output else taken.left)
+
+
+def _what_was_done(taken: OpenRun) -> tuple[list[ChatMessage], Recorded]:
+    """The output that a journal holds, every call with a result."""
+    before = Recorded([], [])
+    with contextlib.suppress(DamagedError):  # nothing that was written down may keep the thread from going on
+        before = recorded(taken.journal)
+    output = list(before.messages)
+    answer = Answer()
+    answer.add(before.pieces)
+    said = answer.message(
+        lambda index: f"call_{taken.turn_id}_{index}",
+        taken=[call.call_id for message in output for call in message.tool_calls],
+    )
+    if said is not None:
+        output.append(said)
+    output.extend(results_for(unanswered_calls(output), WHY_NOT_MADE["interrupted"]))
+    return output, before

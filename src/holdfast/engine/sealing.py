@@ -1,0 +1,354 @@
+"""Sealing: how a run that was opened becomes a turn in the log, whoever ends it.
+
+Rules of this file: a run that was opened is closed in every case: when it ends well, when it fails, when it is
+cancelled at any await, when others ask it to stop, and when nobody holds it any more. There is one path to the log,
+`_hand_over`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from holdfast.conversation.errors import DamagedError, HoldfastError, StaleRunError, StoreError
+from holdfast.conversation.messages import ChatMessage
+from holdfast.conversation.records import encode_turn
+from holdfast.conversation.turns import Turn, TurnStatus, output_told, results_for, unanswered_calls
+from holdfast.conversation.updates import AgentRunResponseUpdate, Answer, Usage, sound
+from holdfast.engine import endings, history
+from holdfast.engine.leases import release
+from holdfast.engine.responses import AgentRunResponse, response_of
+from holdfast.engine.specs import RunSpec
+from holdfast.ports.stores import Handed, Head, NewTurn, OpenRun
+
+log = logging.getLogger("holdfast.engine")
+
+# Seconds after which a stream that nobody reads gives way, when another run waits for its thread.
+STALLED_SECONDS = 30.0
+# Seconds after which a run that was asked to stop is ended from outside its event loop, which must be blocked.
+BLOCKED_SECONDS = 1.0
+
+# Held while it is decided who ends a run: its loop, one who waits, a finalizer.
+_deciding = threading.RLock()
+
+
+class Exchange(Protocol):
+    """A request under way; `runs` makes it."""
+
+    async def next(self) -> Iterator[AgentRunResponseUpdate] | None: ...
+
+    def handed(self) -> Sequence[AgentRunResponseUpdate]: ...
+
+    def heard(self) -> Answer: ...
+
+    async def end(self) -> None: ...
+
+
+class Sealable:
+    """A run as those see it who end it; `TurnRun` adds how it is made."""
+
+    __slots__ = (
+        "__weakref__",
+        "_answer",
+        "_asked_to_stop",
+        "_deadline",
+        "_encoded",
+        "_exchange",
+        "_handed_at",
+        "_loop",
+        "_opened",
+        "_output",
+        "_process",
+        "_rollback",
+        "_rounds",
+        "_said",
+        "_sealing",
+        "_status",
+        "_stored_input",
+        "_timer",
+        "_turn",
+        "_usage",
+        "_waking",
+        "failure",
+        "restarts",
+        "spec",
+        "turn_id",
+    )
+
+    # Set by TurnRun.
+    spec: RunSpec
+    turn_id: str
+    restarts: tuple[tuple[int, int], ...]
+    # What the run raised, for a reader who asks later.
+    failure: Exception | None
+    _opened: OpenRun | None
+    _status: TurnStatus | None
+    _sealing: Handed[Head] | None
+    _turn: Turn | None
+    _exchange: Exchange | None
+    _answer: Answer | None
+    _output: list[ChatMessage]
+    _usage: Usage | None
+    _rounds: int
+    _said: bytes
+    _stored_input: bytes
+    _encoded: history.Encoded | None
+    _loop: asyncio.AbstractEventLoop | None
+    _waking: asyncio.Timeout | None
+    _timer: asyncio.TimerHandle | None
+    _deadline: float | None
+    _handed_at: float | None
+    _asked_to_stop: float | None
+    _rollback: bool
+    _process: int
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the turn is being made: opened, and not closed."""
+        return self._opened is not None and self._status is None
+
+    @property
+    def epoch(self) -> int:
+        """Whose words these are; 0 before the run is open."""
+        if self._turn is not None:
+            return max((epoch for epoch, _ in self._turn.restarts), default=0)
+        return self._opened.epoch if self._opened is not None else 0
+
+    @property
+    def status(self) -> TurnStatus | None:
+        """How the turn ended; None while it has not."""
+        return self._status
+
+    async def close(self, error: BaseException | None = None) -> None:
+        """Seal the turn as what it has become; nothing if it was never opened.
+
+        Raises StoreError, which carries the answer, if the turn could not be recorded.
+        """
+        self.failure = error if isinstance(error, Exception) else None
+        # Handed over before the first await: whatever is cancelled from here on, the seal is on its way.
+        if self.is_open:
+            self._hand_over(endings.status_after(error), error)
+        if isinstance(error, HoldfastError):
+            self._tell_what_there_is(error)
+        if self._opened is None:
+            return
+        try:
+            await self._end_exchange()
+            await self._sealed()
+        except HoldfastError as failure:
+            if error is not None and not isinstance(error, Exception):
+                log.warning("turn %s was stopped, and could not be recorded: %s", self.turn_id, failure)
+                return
+            self.failure = failure
+            self._tell_what_there_is(failure)
+            raise failure from error
+        finally:
+            release(self.spec.thread, self)
+
+    async def _end_exchange(self) -> None:
+        if self._exchange is None:
+            return
+        try:
+            await self._exchange.end()
+        except Exception as error:
+            log.warning("turn %s: the client failed to close its connection (%s)", self.turn_id, type(error).__name__)
+
+    async def _sealed(self) -> None:
+        """Wait until the turn is on disk; then the cache may know of it."""
+        if self._sealing is None:
+            return
+        try:
+            head = await self._sealing
+        except StaleRunError:
+            raise
+        except StoreError:
+            # Did the commit fail, or only the word that it was done? The turn's id settles it.
+            if not await self._is_recorded():
+                raise
+            return
+        log.debug("turn %s: %s", self.turn_id, self._status)
+        if self._encoded is None:
+            return
+        self._encoded.restore()
+        if self._status == "failed" and not self._output:
+            self._encoded.append(b"")
+        else:
+            told = history.encode(self.spec.client.codec, output_told(self._output))
+            self._encoded.append(self._said + told)
+        spec = self.spec
+        history.keep(spec.thread.store, spec.client.codec, spec.instructions, head, self._encoded)
+
+    async def _is_recorded(self) -> bool:
+        with contextlib.suppress(StoreError):
+            progress = await self.spec.thread.store.progress(self.spec.thread.id, self.turn_id)
+            return progress is not None and progress.turn is not None
+        return False
+
+    # --- the answer, as far as it was heard --------------------------------------------------------------------
+
+    def _take_answer(self) -> None:
+        if self._exchange is None or self._exchange.heard() is self._answer:
+            return
+        self._answer = self._exchange.heard()
+        message = self._answer.message(
+            lambda index: f"call_{self.turn_id}_{self._rounds}_{index}",
+            taken=[call.call_id for message in self._output for call in message.tool_calls],
+            author_name=self.spec.agent_name,
+        )
+        if message is not None:
+            self._output.append(message)
+        used = self._answer.usage
+        if used is not None:
+            self._usage = used if self._usage is None else self._usage + used
+
+    def response(self) -> AgentRunResponse:
+        """What there is of the agent's part, once the turn is sealed."""
+        if self._turn is not None:
+            return response_of(self._turn, self.spec.thread.id)
+        answer = self._answer or Answer()
+        return AgentRunResponse(
+            tuple(self._output),
+            self.turn_id,
+            self.spec.thread.id,
+            self._status or "failed",
+            self._usage,
+            answer.finish_reason,
+            answer.model,
+            answer.response_id,
+        )
+
+    # --- the one path to the log -------------------------------------------------------------------------------
+
+    def _hand_over(self, status: TurnStatus, error: BaseException | None) -> None:
+        """Give the finished turn to the store. Not a coroutine: nothing can come between."""
+        assert self._opened is not None
+        with _deciding:
+            if self._status is not None or self._process != os.getpid():
+                return  # somebody else was faster; or this is a forked copy, and the turn the parent's
+            self._status = status
+        if self._timer is not None:
+            self._timer.cancel()
+        store = self.spec.thread.store
+        try:
+            turn = self._finished(status, error)
+        except Exception:
+            # What cannot be written down must not keep the thread; the caller gets the error.
+            self._sealing = store.seal(self._opened, ())
+            raise
+        stand = self._stands_at(status)
+        self._sealing = store.seal(self._opened, (turn,), stand=stand) if stand else store.seal(self._opened, (turn,))
+
+    def _stands_at(self, status: TurnStatus) -> Head | None:
+        """Where the thread is to stand, if not at this turn: what was rolled back, or began elsewhere for nothing."""
+        assert self._opened is not None
+        if self._rollback:
+            return self._opened.left or self._opened.head
+        return self._opened.left if status != "completed" and not self._output else None
+
+    def _finished(self, status: TurnStatus, error: BaseException | None) -> NewTurn:
+        """The turn as the log keeps it."""
+        assert self._opened is not None
+        self._take_answer()
+        self._output.extend(results_for(unanswered_calls(self._output), endings.WHY_NOT_MADE[status]))
+        answer = self._answer or Answer()
+        record = encode_turn(
+            self._stored_input,
+            self._output,
+            usage=self._usage,
+            model=answer.model and sound(answer.model),
+            service=self.spec.client.service,
+            finish_reason=answer.finish_reason and sound(answer.finish_reason),
+            error=endings.turn_error(error) if status == "failed" else None,
+            restarts=self.restarts,
+        )
+        # A failed turn in which nothing happened frees its key: the retry may try again.
+        key = None if status == "failed" and not self._output else self._opened.key
+        return NewTurn(self.turn_id, status, record, self._opened.started_us, self.spec.runtime.now_us(), key)
+
+    # --- ended by others ---------------------------------------------------------------------------------------
+
+    def give_way(self) -> bool:
+        """End as cancelled if the reader has not asked for anything for long (another run waits)."""
+        stalled_since = self._handed_at
+        if self._status is not None or stalled_since is None:
+            return False
+        if self.spec.runtime.monotonic() - stalled_since < STALLED_SECONDS:
+            return False
+        self._let_go()
+        return True
+
+    def stop(self, turn_id: str, *, rollback: bool) -> None:
+        """End as cancelled, in this run's event loop; from outside it if the loop turns out to be blocked."""
+        loop, now = self._loop, self.spec.runtime.monotonic()
+        if turn_id != self.turn_id or not self.is_open or loop is None:
+            return
+        self._rollback = self._rollback or rollback
+        first, self._asked_to_stop = self._asked_to_stop is None, self._asked_to_stop or now
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody drives the run any more
+            if first:
+                loop.call_soon_threadsafe(self._stop_here)
+                return
+            if now - self._asked_to_stop < BLOCKED_SECONDS:
+                return
+            loop.call_soon_threadsafe(self._stop_here)
+        self._let_go()
+
+    async def cancelled(self) -> None:
+        """End as cancelled, from a task of the run's own event loop; return when that is recorded."""
+        if self.is_open:
+            self._asked_to_stop = self.spec.runtime.monotonic()
+            self._stop_here()
+        with contextlib.suppress(HoldfastError):  # whoever makes the run is told
+            if self._sealing is not None:
+                await self._sealing
+
+    def _stop_here(self) -> None:
+        if self.is_open:
+            self._let_go()
+        if self._waking is not None and not self._waking.expired():
+            with contextlib.suppress(RuntimeError):  # it does not wait at this moment, and finds out when it goes on
+                self._waking.reschedule(0)
+
+    def _let_go(self) -> None:
+        """Seal as cancelled from outside the loop, and let the next run have the thread and its cache."""
+        self._hand_over("cancelled", None)
+        self._encoded = None
+        release(self.spec.thread, self)
+
+    def __del__(self) -> None:
+        # An event loop that was closed in the middle of a stream never finishes its generator. The store can still
+        # be told; without this the thread would wait for a run that nobody makes.
+        if getattr(self, "_opened", None) is not None and self._status is None:
+            with contextlib.suppress(Exception):  # at the end of the interpreter there may be nobody left to tell
+                self._let_go()
+
+    # --- errors ------------------------------------------------------------------------------------------------
+
+    def explained(self, error: BaseException) -> BaseException:
+        """The error as the caller gets it: a typed one where others ended the run, or its own time ran out."""
+        if not isinstance(error, TimeoutError) or isinstance(error, HoldfastError):
+            return error
+        if self._asked_to_stop is not None and self._status is not None:
+            return self._ended_by_others()
+        if self._deadline is None or asyncio.get_running_loop().time() < self._deadline:
+            return error  # somebody else's timeout
+        opened = self.turn_id if self._opened is not None else None
+        return endings.timed_out(opened, self.spec.thread.id, self.spec.timeout)
+
+    def _ended_by_others(self) -> HoldfastError:
+        thread_id = self.spec.thread.id
+        if self._asked_to_stop is None:
+            return endings.gave_way(self.turn_id, thread_id, STALLED_SECONDS)
+        return endings.stopped(self.turn_id, thread_id, rollback=self._rollback)
+
+    def _tell_what_there_is(self, error: HoldfastError) -> None:
+        error.thread_id = error.thread_id or self.spec.thread.id
+        if self._status is not None:
+            if not isinstance(error, DamagedError):  # that one names the turn that is damaged
+                error.turn_id = self.turn_id
+            error.response = self.response()
