@@ -58,14 +58,48 @@ time.sleep(60)
 """
 
 
+# Has an agent that says two words and is then in the middle of its answer until somebody ends it.
+_ANSWERING = """
+import asyncio, sys
+from holdfast import RunCancelledError, SQLiteStore
+from holdfast.testing.scripted import ScriptedChatClient
+
+async def for_ever():
+    print("open", flush=True)
+    await asyncio.sleep(600)
+
+async def main():
+    model = ScriptedChatClient(["Once ", "upon ", for_ever])
+    agent = model.create_agent(thread_store=SQLiteStore(sys.argv[1]))
+    try:
+        await agent.run("Tell me.", thread=agent.get_thread(sys.argv[2], create=True))
+    except RunCancelledError as error:
+        print(error.response.status, error.response.text, flush=True)
+
+asyncio.run(main())
+"""
+
+Start = Callable[[str], "subprocess.Popen[bytes]"]
+
+
 @pytest.fixture
-def in_the_middle(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
-    """Starts a process that is in the middle of a turn on a thread of `chats.db`."""
+def in_the_middle(tmp_path: Path) -> Iterator[Start]:
+    """Starts a process that is in the middle of a turn on a thread of `chats.db`, and hears nothing."""
+    yield from _programs(_IN_THE_MIDDLE, tmp_path)
+
+
+@pytest.fixture
+def answering(tmp_path: Path) -> Iterator[Start]:
+    """Starts a process whose agent is in the middle of an answer on a thread of `chats.db`."""
+    yield from _programs(_ANSWERING, tmp_path)
+
+
+def _programs(program: str, folder: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(thread_id: str) -> subprocess.Popen[bytes]:
-        program = [sys.executable, "-c", _IN_THE_MIDDLE, str(tmp_path / "chats.db"), thread_id]
-        started.append(subprocess.Popen(program, stdout=subprocess.PIPE))
+        arguments = [sys.executable, "-c", program, str(folder / "chats.db"), thread_id]
+        started.append(subprocess.Popen(arguments, stdout=subprocess.PIPE))
         assert started[-1].stdout is not None
         assert started[-1].stdout.readline() == b"open\n"
         return started[-1]

@@ -1,8 +1,11 @@
-"""`holdfast threads fork|rewind|rename|delete`: what they do, what they say, and what they refuse."""
+"""`holdfast threads fork|rewind|rename|branches|switch|delete`: what they do, what they say, and what they refuse."""
 
 import asyncio
+import json
 import os
+import re
 import sqlite3
+from datetime import datetime
 
 import pytest
 
@@ -12,7 +15,7 @@ from holdfast import AgentThread, ChatMessage, SQLiteStore
 async def keep(path, thread_id, *said, title=None):
     """A thread on which these were said, each answered with the same in capitals."""
     store = SQLiteStore(path)
-    thread = AgentThread(store, thread_id)
+    thread = AgentThread(store, thread_id, intent="either")
     for text in said:
         await thread.add_messages([ChatMessage("user", text=text), ChatMessage("assistant", text=text.upper())])
     if title is not None:
@@ -154,6 +157,96 @@ def test_renaming(on, terminal):
     assert rename.seen == "Thread a thread: a ␛]0;title␇\n"
 
 
+# --- branches --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def branched(tmp_path, three_turns):
+    """The thread, on a second branch that begins after its first turn."""
+
+    async def branch():
+        store = SQLiteStore(tmp_path / "chats.db")
+        await AgentThread(store, "a thread", intent="existing").rewind(2)
+        store.close()
+        await keep(tmp_path / "chats.db", "a thread", "t\x1b[2Jwo\tagain")
+
+    asyncio.run(branch())
+
+
+def test_branches_for_programs(on, branched):
+    listed, as_json, shown = on(("branches", "a thread"), ("branches", "a thread", "--json"), ("show", "a thread"))
+    first, second = (line.split("\t") for line in listed.stdout.splitlines())
+    one, two = json.loads(as_json.stdout)
+    assert [first[1], *first[3:]] == ["3", "", "", "three", "THREE"]
+    assert [second[1], *second[3:]] == ["2", two["parts_after"], "*", "t␛[2Jwo again", "T␛[2JWO AGAIN"]
+    assert [first[0], second[0]] == [one["turn"], two["turn"]] == [one["last"]["id"], two["last"]["id"]]
+    assert datetime.fromisoformat(second[2]) == datetime.fromisoformat(two["ended"])
+    assert [row["number"] for row in (one, two)] == [1, 2]
+    assert [row["stands_at"] for row in (one, two)] == [None, 2]
+    assert [row["current"] for row in (one, two)] == [False, True]
+    assert two["last"]["input"][0]["contents"][0]["text"] == "t\x1b[2Jwo\tagain"
+    assert "\x1b" not in listed.stdout + as_json.stdout
+    assert shown.stdout.splitlines()[1].startswith("2 turns · 2 branches · begun ")
+
+
+def test_branches_for_people(terminal, branched):
+    listing = terminal("threads", "branches", "a thread", "--store", "chats.db", columns=60)
+    assert listing.end() == 0
+    assert "\x1b[2J" not in listing.seen
+    lines = re.sub("\x1b\\[\\d*m", "", listing.seen).splitlines()
+    assert [line[:11].rstrip() for line in lines] == ["  1 three", "    THREE", "* 2 t␛[2Jwo", "    T␛[2JWO"]
+    assert [len(line) for line in lines[::2]] == [60, 60]
+
+
+def test_switching(on, said, branched):
+    by_number, listed = on(("switch", "a thread", "1"), ("branches", "a thread"))
+    assert by_number.stdout == "a thread\n"
+    assert said("a thread") == ["one", "two", "three"]
+    (first, *_), (second, *_) = (line.split("\t") for line in listed.stdout.splitlines())
+    by_id, none, huge, unknown = on(
+        ("switch", "a thread", second),
+        ("switch", "a thread", "3"),
+        ("switch", "a thread", "9" * 5000),
+        ("switch", "a thread", "turn_nowhere"),
+    )
+    assert by_id.stdout == "a thread\n"
+    assert said("a thread") == ["one", "t\x1b[2Jwo\tagain"]
+    for done, words in ((none, "no branch 3;"), (huge, "no branch 99999999999999999999;"), (unknown, "has no turn")):
+        assert (done.returncode, done.stdout) == (1, "")
+        assert words in done.stderr
+    assert first != second
+
+
+def test_switching_for_people(terminal, said, branched):
+    switch = terminal("threads", "switch", "a thread", "1", "--store", "chats.db")
+    assert switch.end() == 0
+    assert re.fullmatch(
+        "Thread a thread stands at turn turn_\\w+ now, with 3 turns.\n"
+        "Nothing is lost: what it stood at before is among its branches.\n",
+        switch.seen,
+    )
+    assert said("a thread") == ["one", "two", "three"]
+
+
+def test_damage_on_another_branch_hides_nothing_of_this_one(on, branched, tmp_path):
+    with sqlite3.connect(tmp_path / "chats.db") as database:
+        database.execute("UPDATE turns SET record = CAST('{}' AS BLOB) WHERE seq = 3")
+    database.close()
+    shown, listed = on(("show", "a thread"), ("branches", "a thread"))
+    assert shown.stdout.startswith("A ␛[31mred title · a thread\n2 turns · branches that cannot be read · begun ")
+    assert (listed.returncode, listed.stdout) == (1, "")
+    assert "is not what was written" in listed.stderr
+
+
+def test_a_thread_on_which_nothing_was_said(answering, on, terminal):
+    answering("b")
+    (listed,) = on(("branches", "b"))
+    assert (listed.returncode, listed.stdout) == (0, "")
+    listing = terminal("threads", "branches", "b", "--store", "chats.db")
+    assert listing.end() == 0
+    assert listing.seen == "Nothing was said on thread b yet.\n"
+
+
 # --- shortened ids ---------------------------------------------------------------------------------------------
 
 
@@ -223,8 +316,8 @@ def test_a_person_is_asked_beside_a_pipe(terminal, said, tmp_path):
 # --- while others are at it ------------------------------------------------------------------------------------
 
 
-def test_in_the_middle_of_a_turn(on, said, in_the_middle):
-    in_the_middle("a thread")
+def test_in_the_middle_of_a_turn(on, said, answering):
+    process = answering("a thread")
     rewound, deleted, renamed, fork = on(
         ("rewind", "a thread"),
         ("delete", "a thread", "--yes"),
@@ -232,12 +325,14 @@ def test_in_the_middle_of_a_turn(on, said, in_the_middle):
         ("fork", "a thread"),
     )
     assert rewound.returncode == deleted.returncode == 1
-    assert "cannot be rewound: turn turn_of_a thread is being made on it" in rewound.stderr
-    assert "--interrupt deletes it all the same" in deleted.stderr
+    assert "cannot be rewound: turn turn_" in rewound.stderr
+    for done in (rewound, deleted):
+        assert done.stderr.endswith("Wait until that run has ended, or cancel it first. --interrupt does that.\n")
     assert renamed.returncode == 0
     assert said("a thread") == said(fork.stdout.strip()) == ["one", "two", "three"]
     (deleted,) = on(("delete", "a thread", "--yes", "--interrupt"))
     assert deleted.returncode == 0
+    assert process.stdout.readline() == b"cancelled Once upon \n"  # it was ended, and not cut off
     assert said("a thread") is None
     assert said(fork.stdout.strip()) == ["one", "two", "three"]
 
@@ -257,7 +352,16 @@ def test_no_store(commands, tmp_path):
     for done in commands(
         *(
             ("threads", action, "--store", "typo.db", "a", *rest)
-            for action, *rest in (("fork",), ("rewind",), ("rename", "title"), ("export",), ("delete", "--yes"))
+            for action, *rest in (
+                ("fork",),
+                ("rewind",),
+                ("rename", "title"),
+                ("branches",),
+                ("switch", "1"),
+                ("stop",),
+                ("export",),
+                ("delete", "--yes"),
+            )
         )
     ):
         assert (done.returncode, done.stdout) == (1, "")

@@ -230,6 +230,8 @@ def test_commands(terminal, service, there):
     listed = typed("/help")
     for name in ("/new", "/threads", "/switch", "/fork", "/rewind", "/history", "/title", "/help", "/quit"):
         assert f"  {name}" in listed
+    for name in ("/again", "/branches", "/branch N", "/resume", "/stop"):
+        assert f"  {name} " in listed
     assert "There is no /nonsense. /help lists" in typed("/nonsense")
     assert "/quit takes nothing" in typed("/quit now")
     assert "Nothing was said on this thread yet" in typed("/fork")

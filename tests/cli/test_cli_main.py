@@ -17,7 +17,7 @@ def test_version(holdfast):
 
 
 def test_help(commands):
-    actions = ("list", "show", "fork", "rewind", "rename", "export", "delete")
+    actions = ("list", "show", "branches", "fork", "rewind", "switch", "stop", "rename", "export", "delete")
     each = [("chat",), ("threads",), ("doctor",), *(("threads", action) for action in actions)]
     for done in commands(("--help",), *((*arguments, "--help") for arguments in each)):
         assert done.returncode == 0
@@ -56,6 +56,7 @@ def test_wrong_usage_is_2(commands):
         ("threads", "list", "--limit", "0"),
         ("threads", "rename", "a"),
         ("threads", "rewind", "a", "-1"),
+        ("threads", "switch", "a"),
         ("threads", "export", "a", "--format", "yaml"),
         ("chat", "--thread", "a", "--continue"),
         ("chat", "--mod", "x"),

@@ -184,3 +184,4 @@ def test_how_long_ago(seconds, words):
 
 def test_counting():
     assert [counted(n, "turn") for n in (0, 1, 2)] == ["no turns", "1 turn", "2 turns"]
+    assert [counted(n, "branch", "branches") for n in (0, 1, 2)] == ["no branches", "1 branch", "2 branches"]

@@ -17,7 +17,9 @@ from holdfast import (
     AgentThread,
     EndUpdate,
     RestartUpdate,
+    ServiceUnavailableError,
     SQLiteStore,
+    ThreadBusyError,
     ToolCallUpdate,
 )
 from holdfast.testing.scripted import ScriptedChatClient
@@ -279,3 +281,35 @@ asyncio.run(main())
         return told
 
     assert asyncio.run(go_on()) == [("completed", "old"), ("completed", "next")]
+
+
+async def test_a_resume_that_never_begins_keeps_what_the_dead_process_had_said(
+    path: Path, reopened: SQLiteStore
+) -> None:
+    killed_in(path, "said")
+    client = ScriptedChatClient([ServiceUnavailableError("down")], "next")
+    agent = client.create_agent(thread_store=reopened)
+    thread = agent.get_thread("t")
+    with pytest.raises(ServiceUnavailableError):
+        await agent.resume(thread)
+    assert [(turn.status, turn.output[0].text) for turn in await thread.turns()] == [("failed", "Ahoy matey")]
+    await agent.run("y", thread=thread)
+    assert client.said() == [("user", "Tell me"), ("assistant", "Ahoy matey"), ("user", "y")]
+
+
+async def test_cancel_closes_what_a_dead_process_left(path: Path, reopened: SQLiteStore) -> None:
+    turn_id = killed_in(path, "said")
+    thread = AgentThread(reopened, "t", intent="existing")
+    assert await thread.cancel()
+    assert [(turn.id, turn.status) for turn in await thread.turns()] == [(turn_id, "interrupted")]
+    assert not await thread.cancel()
+
+
+async def test_cancel_gives_up_on_a_process_that_is_alive_and_does_not_react(
+    reopened: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.engine.threads.PATIENCE_SECONDS", 0.2)
+    await reopened.open_run("t", "turn_x", b"[]", 1)  # of this process, and nobody drives it
+    thread = AgentThread(reopened, "t", intent="existing")
+    with pytest.raises(ThreadBusyError, match="does not react"):
+        await thread.cancel()

@@ -7,7 +7,9 @@ is imported when its command is chosen, so that help costs nothing. The rest ser
     commands     what may be typed in a chat besides messages, as one table
     prompt       where lines come from: a person at a terminal, or a pipe
     interrupts   what Ctrl-C means
-    changes      threads: fork, rewind, rename, delete
+    branches     the ways that a conversation has gone, and which one a person means
+    underway     a turn that has not ended: who makes it, what there is of it, how to end it
+    changes      threads: fork, rewind, switch, stop, rename, delete
     export       threads: written down, as JSON, Markdown, messages
     finding      which threads there are, and which one a person means
     checks       what the doctor found: check_system, check_store, check_service

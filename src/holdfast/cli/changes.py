@@ -1,4 +1,4 @@
-"""Changes: what `holdfast threads` does with a whole conversation: fork, rewind, rename, delete.
+"""Changes: what `holdfast threads` does with a whole conversation: fork, rewind, switch, stop, rename, delete.
 
 Rule of this file: a person is told what happened and how to go on, a pipe gets the id of the thread and nothing else.
 Nothing that cannot be undone happens unasked.
@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import shlex
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
+from holdfast.cli.branches import found_place
 from holdfast.cli.finding import found_thread, found_turn, row_of
 from holdfast.cli.terminal import cut, one_line, safe
-from holdfast.cli.transcript import counted
+from holdfast.cli.transcript import counted, recap_lines
 from holdfast.cli.trouble import Trouble
+from holdfast.cli.underway import stop_run, stop_told
 from holdfast.conversation.errors import ThreadBusyError
 from holdfast.engine.threads import AgentThread
 from holdfast.ports.stores import ThreadInfo, ThreadStore
 
 _LABEL_COLUMNS = 60
+# Seconds after which a person wants to know what is going on.
+_SILENCE = 1.0
 
 
 async def fork(store: ThreadStore, options: argparse.Namespace) -> None:
@@ -43,14 +48,63 @@ async def rewind(store: ThreadStore, options: argparse.Namespace) -> None:
     """Go back by some turns, or to right after one."""
     info = await found_thread(store, options.thread)
     to = await found_turn(store, info, options.to) if options.to is not None else None
-    await handle(store, info).rewind(None if to is not None else options.turns or 1, to=to)
+    with _busy_told():
+        back = None if to is not None else options.turns or 1
+        await handle(store, info).rewind(back, to=to, interrupt=options.interrupt)
     now = await store.get(info.id)
     left = now.turns if now is not None else 0
+    before = f"{info.turns} and one that had not ended" if info.busy else str(info.turns)
     _tell(
         info.id,
-        f"Thread {info.id} has {counted(left, 'turn')} now, instead of {info.turns}.",
+        f"Thread {info.id} has {counted(left, 'turn')} now, instead of {before}.",
         "What was taken back stays in the store; what is said next begins a new branch.",
     )
+
+
+async def switch(store: ThreadStore, options: argparse.Namespace) -> None:
+    """Stand at the end of another branch, or right after any turn of one."""
+    info = await found_thread(store, options.thread)
+    thread = handle(store, info)
+    place = await found_place(thread, options.turn, listed_by="'holdfast threads branches'")
+    with _busy_told():
+        await thread.switch(place, interrupt=options.interrupt)
+    now = await store.get(info.id)
+    turns = counted(now.turns if now is not None else 0, "turn")
+    _tell(
+        info.id,
+        f"Thread {info.id} stands at turn {place} now, with {turns}.",
+        "Nothing is lost: what it stood at before is among its branches.",
+    )
+
+
+async def stop(store: ThreadStore, options: argparse.Namespace) -> None:
+    """End the answer that is being made on a thread, in whichever program."""
+    info = await found_thread(store, options.thread)
+    waiting = asyncio.get_running_loop().call_later(_SILENCE, _tell_that_it_takes_a_while)
+    try:
+        turn = await stop_run(handle(store, info))
+    finally:
+        waiting.cancel()
+    lines = [stop_told(turn), *(recap_lines(turn) if turn is not None else ())]
+    now = await store.get(info.id)
+    if now is not None:
+        next_one = " The next run, which had waited for it, has it now." if now.busy else ""
+        lines.append(f"Thread {info.id} has {counted(now.turns, 'turn')} now.{next_one}")
+    _tell(info.id, *lines)
+
+
+def _tell_that_it_takes_a_while() -> None:
+    if sys.stderr.isatty():
+        print("Waiting for the program that is answering; should it hang, that takes some seconds …", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _busy_told() -> Iterator[None]:
+    """What can be done about a thread that is in the middle of a turn."""
+    try:
+        yield
+    except ThreadBusyError as error:
+        raise Trouble(f"{error} --interrupt does that.") from None
 
 
 async def rename(store: ThreadStore, options: argparse.Namespace) -> None:
@@ -94,10 +148,8 @@ def _ask_whether(info: ThreadInfo, label: str) -> None:
 
 
 async def _delete(store: ThreadStore, info: ThreadInfo, *, interrupt: bool) -> None:
-    try:
+    with _busy_told():
         await handle(store, info).delete(interrupt=interrupt)
-    except ThreadBusyError as error:
-        raise Trouble(f"{error} --interrupt deletes it all the same.") from None
     _tell(info.id, f"Thread {info.id} is deleted.")
 
 

@@ -133,9 +133,9 @@ def _take(session: Session, text: str) -> bool:
     """Do what a line asks for; False if it failed."""
     if text.startswith("/") and not text.startswith("//"):
         try:
-            session.run(run_command(session, text))
+            wanted = session.run(run_command(session, text))
         except (HoldfastError, Trouble) as error:
             session.tell_failed(error)
             return False
-        return True
+        return wanted is None or session.show(wanted.stream, again=wanted.again)
     return session.say(text.removeprefix("/") if text.startswith("//") else text)

@@ -1,28 +1,22 @@
 """`holdfast doctor`: what is set up, whether it works, and what to do next.
 
-Rule of this file: a line for each thing that was looked at, as soon as it was. Whatever comes from outside the
-program is made safe here.
+Rule of this file: a line for each thing that was looked at, as soon as it was.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator
 
 from holdfast.cli.check_service import check_service
 from holdfast.cli.check_store import check_store
 from holdfast.cli.check_system import check_system
-from holdfast.cli.checks import Check, problem
-from holdfast.cli.terminal import Paint, one_line, safe_json, wants_colours
+from holdfast.cli.checks import Check, problem, show
+from holdfast.cli.terminal import safe_json
 from holdfast.cli.transcript import counted
 from holdfast.cli.trouble import FAILED, FINE, listen_to_log, told
-
-_STATE_COLUMNS, _NAME_COLUMNS = 9, 10
 
 
 def run(options: argparse.Namespace) -> int:
@@ -32,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     for check in _checks(options):
         found.append(check)
         if not options.json:
-            _print(check)
+            show(check)
     problems = [check for check in found if check.state == "problem"]
     if options.json:
         print(safe_json(json.dumps(_state(found), ensure_ascii=False, indent=2)))
@@ -54,28 +48,6 @@ def _to_the_end(name: str, checks: Iterator[Check]) -> Iterator[Check]:
         yield from checks
     except Exception as error:
         yield problem(name, told(error))
-
-
-def _print(check: Check) -> None:
-    """In a pipe a check is a line, whatever its length; on a terminal it is folded under itself."""
-    terminal = sys.stdout.isatty()
-    paint = Paint(wants_colours(os.environ, is_terminal=terminal))
-    margin = f"{check.state:<{_STATE_COLUMNS}}{check.name:<{_NAME_COLUMNS}}"
-    what, advice = one_line(check.told), one_line(check.advice)
-    if not terminal:
-        print(margin + what + (f" -> {advice}" if advice else ""), flush=True)
-        return
-    lines = [*_folded(what), *(paint.dim(line) for line in _folded(f"-> {advice}" if advice else ""))]
-    state = paint.dim if check.state == "ok" else paint.warning
-    print(state(margin[:_STATE_COLUMNS]) + paint.bold(margin[_STATE_COLUMNS:]) + lines[0])
-    for line in lines[1:]:
-        print(" " * len(margin) + line)
-    sys.stdout.flush()
-
-
-def _folded(text: str) -> list[str]:
-    columns = min(shutil.get_terminal_size().columns, 120) - _STATE_COLUMNS - _NAME_COLUMNS
-    return textwrap.wrap(text, max(20, columns), break_long_words=False, break_on_hyphens=False)
 
 
 def _state(found: Iterable[Check]) -> dict[str, object]:

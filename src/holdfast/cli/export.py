@@ -30,11 +30,11 @@ from holdfast.cli.transcript import (
     how_it_ended,
     message_text,
     moment,
-    open_turn_told,
     speaker,
     turn_facts,
 )
 from holdfast.cli.trouble import Trouble
+from holdfast.cli.underway import open_turn
 from holdfast.clients.openai_chat_codec import ChatCompletionsCodec
 from holdfast.conversation.errors import InvalidInputError
 from holdfast.conversation.messages import ChatMessage
@@ -52,8 +52,9 @@ async def export(store: ThreadStore, options: argparse.Namespace) -> None:
     """Write a thread to stdout or into a file."""
     info = await found_thread(store, options.thread)
     text = await FORMATS[options.format](handle(store, info), info)
-    if info.busy:
-        _note(f"{open_turn_told(info.busy)} It is not part of what was written.")
+    left = await open_turn(store, info)
+    if left is not None:
+        _note(f"{left.told} It is not part of what was written.")
     if options.output in (None, "-"):
         sys.stdout.write(text)
         return

@@ -20,6 +20,7 @@ _PAGE = 200
 _NAMED = 4
 # Longer numbers are no numbers of turns; Python refuses to read the longest.
 _DIGITS = 9
+_DAMAGED = "(damaged; 'holdfast verify' tells more)"
 
 
 class Row(Struct, frozen=True):
@@ -42,6 +43,7 @@ async def rows(store: ThreadStore, limit: int | None) -> tuple[list[Row], bool]:
         wanted = _PAGE if limit is None else min(_PAGE, limit - len(found))
         page = await store.list(limit=wanted, cursor=cursor)
         found.extend([await row_of(store, info) for info in page.threads])
+        found.extend([Row(ThreadInfo(thread_id, Head(), 0), _DAMAGED) for thread_id in page.damaged])
         cursor = page.next
         if cursor is None:
             break

@@ -57,6 +57,22 @@ runs, so nothing is billed. --ask has the model answer a few words.
 Each line is ok, a note or a problem. A problem makes the exit code 1.
 """
 
+_VERIFY = """\
+Read everything in a store once more and compare it with what was written: every
+turn's hash, every row's sum, what stands after what, and the pages of the file.
+Nothing is changed, and chats may go on meanwhile.
+
+Each piece of damage is a line: what it is, where, and what goes on from there.
+The exit code is 0 if all is sound, 1 if something is damaged, 2 if the store
+could not be looked at.
+"""
+
+_BACKUP = """\
+Copy the store into one file, while chats go on: every turn that was recorded
+before, whole turns only. The copy is read from beginning to end before it is
+called good. It is a store like any other: to go back to it, use it as --store.
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name; the exit code. Raises SystemExit for wrong usage, help and signals."""
@@ -137,6 +153,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_chat(commands, common)
     _add_threads(commands, common)
     _add_doctor(commands, common)
+    _add_verify(commands, common)
+    _add_backup(commands, common)
     return parser
 
 
@@ -199,6 +217,33 @@ def _add_doctor(commands: _Commands, common: argparse.ArgumentParser) -> None:
     doctor.add_argument("--json", action="store_true", help="as JSON")
 
 
+def _add_verify(commands: _Commands, common: argparse.ArgumentParser) -> None:
+    verify = commands.add_parser(
+        "verify",
+        parents=[common],
+        help="whether everything in a store is what was written",
+        description=_VERIFY,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    verify.add_argument("where", nargs="?", metavar="STORE", help="the same as --store")
+    verify.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_backup(commands: _Commands, common: argparse.ArgumentParser) -> None:
+    backup = commands.add_parser(
+        "backup",
+        parents=[common],
+        help="copy a store into one file, while chats go on",
+        description=_BACKUP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    backup.add_argument("destination", metavar="DEST", help="the file to make, readable for you alone")
+    backup.add_argument("--force", action="store_true", help="replace the file if there is one")
+    backup.add_argument("--json", action="store_true", help="as JSON")
+
+
 # --- the actions of `holdfast threads` -------------------------------------------------------------------------
 
 
@@ -230,12 +275,36 @@ def _add_threads(commands: _Commands, common: argparse.ArgumentParser) -> None:
     far = rewind.add_mutually_exclusive_group()
     far.add_argument("turns", nargs="?", type=_count, metavar="N", help="by so many turns (default: 1)")
     far.add_argument("--to", metavar="TURN", help="to right after this turn (a number or an id)")
+    _add_interrupt(rewind, "; it counts as a turn")
+    _add_branches(actions, common)
+    _add_action(actions, common, "stop", "End the answer that is being made on a thread. What was said is kept.")
     rename = _add_action(actions, common, "rename", "Give a thread a title.")
     rename.add_argument("title", nargs="+", metavar="TITLE", help="the title; '' takes it away")
     _add_export(actions, common)
     delete = _add_action(actions, common, "delete", "Delete a thread for good, except what forks of it still need.")
     delete.add_argument("--yes", action="store_true", help="do not ask; without a terminal it is needed")
-    delete.add_argument("--interrupt", action="store_true", help="also in the middle of a turn, which is then lost")
+    _add_interrupt(delete)
+
+
+def _add_branches(actions: _Commands, common: argparse.ArgumentParser) -> None:
+    branches = _add_action(
+        actions,
+        common,
+        "branches",
+        "The branches of a thread. A branch is left where a turn is answered again, or taken back. In a pipe a line, "
+        "the oldest first, is: its last turn, turns, when that ended, the turn after which it begins (if any), * if "
+        "the thread stands on it, and the first words of that turn's input and answer, with tabs between them.",
+    )
+    branches.add_argument("--json", action="store_true", help="as JSON")
+    switch = _add_action(actions, common, "switch", "Go to another branch. Nothing is deleted.")
+    switch.add_argument("turn", metavar="TURN", help="a turn's id, or a branch's number in 'threads branches'")
+    _add_interrupt(switch)
+
+
+def _add_interrupt(action: argparse.ArgumentParser, more: str = "") -> None:
+    action.add_argument(
+        "--interrupt", action="store_true", help=f"also in the middle of a turn, which is ended first{more}"
+    )
 
 
 def _add_action(

@@ -14,24 +14,29 @@ from typing import Any, TypeVar
 
 from holdfast.cli.interrupts import Interrupts
 from holdfast.cli.screen import Screen
-from holdfast.cli.terminal import one_line, safe
-from holdfast.cli.transcript import cut_short, how_it_ended, message_text, open_turn_told
+from holdfast.cli.transcript import cut_short, how_it_ended, recap_lines
 from holdfast.cli.trouble import told
-from holdfast.conversation.errors import HoldfastError, StoreError
+from holdfast.cli.underway import OpenTurn, open_turn
+from holdfast.conversation.errors import (
+    HoldfastError,
+    RunCancelledError,
+    StoreError,
+    ThreadBusyError,
+    ThreadDeletedError,
+)
 from holdfast.conversation.turns import Turn
 from holdfast.conversation.updates import AgentRunResponseUpdate, RefusalUpdate
 from holdfast.engine.agents import ChatAgent
+from holdfast.engine.history import decoded
 from holdfast.engine.responses import AgentRunResponse
 from holdfast.engine.streams import AgentRunStream
 from holdfast.engine.threads import AgentThread
-from holdfast.ports.stores import ThreadStore
+from holdfast.ports.stores import Progress, ThreadStore
 
 T = TypeVar("T")
 
 # Seconds of silence after which a person wants to know why.
 _SILENCE = 1.0
-# Of earlier answers so much is shown: enough to know where one was.
-_RECAP_LINES, _RECAP_CHARACTERS = 8, 700
 
 
 class Session:
@@ -70,30 +75,40 @@ class Session:
 
     def say(self, text: str) -> bool:
         """One turn; False if it failed. Raises KeyboardInterrupt if it was stopped and nobody is there to go on."""
-        turn_id = ""
         try:
             stream = self.agent.run_stream(text, thread=self.thread)
-            turn_id = stream.turn_id
-            response = self.run(self._show(stream))
-        except KeyboardInterrupt:
-            if not self.screen.is_person:
-                raise
-            self._tell_stopped(turn_id)
         except HoldfastError as error:
             self.tell_failed(error)
             return False
+        return self.show(stream)
+
+    def show(self, stream: AgentRunStream, *, again: bool = False) -> bool:
+        """An answer, as it comes, and how it ended; `again` if it takes the place of another. As `say`."""
+        fine = True
+        try:
+            self._tell_ended(self.run(self._read(stream)))
+        except KeyboardInterrupt:
+            if not self.screen.is_person:
+                raise
+            self._tell_stopped(stream.turn_id)
+        except RunCancelledError:
+            fine = False
+            self._tell_stopped_elsewhere(stream.turn_id)
+        except HoldfastError as error:
+            fine = False
+            self.tell_failed(error)
         except OSError:
             raise  # the terminal or the pipe went away: there is nobody to talk with
         except Exception as error:
+            fine = False
             self.tell_failed(error)
-            return False
-        else:
-            self._tell_ended(response)
-        return True
+        if again:
+            self._tell_of_the_earlier_answer(stream.turn_id)
+        return fine
 
-    async def _show(self, stream: AgentRunStream) -> AgentRunResponse:
+    async def _read(self, stream: AgentRunStream) -> AgentRunResponse:
         """Print the answer as it comes. Leaving in whichever way seals the turn."""
-        silence = asyncio.create_task(self._explain_silence(stream.turn_id))
+        silence = asyncio.create_task(self._explain_silence(stream))
         try:
             async with stream:
                 async for update in stream:
@@ -109,13 +124,15 @@ class Session:
             silence.cancel()
             self.screen.end_line()
 
-    async def _explain_silence(self, turn_id: str) -> None:
+    async def _explain_silence(self, stream: AgentRunStream) -> None:
         """After a while without a word: is it the service that thinks, or is the thread in other hands?"""
         await asyncio.sleep(_SILENCE)
         with contextlib.suppress(HoldfastError):
             info = await self.store.get(self.thread.id)
-            if info is not None and info.busy not in (None, turn_id):
+            if info is not None and info.busy not in (None, stream.turn_id):
                 self.screen.note("Waiting for another process that is using this thread …")
+                if self.screen.is_person:
+                    self.screen.note("Ctrl-C takes your message back; /stop then ends what is being made there.")
                 return
         self.screen.hint("…")
 
@@ -128,22 +145,56 @@ class Session:
             self.screen.note(f"({why})")
 
     def _tell_stopped(self, turn_id: str) -> None:
-        turn: Turn | None = None
-        with contextlib.suppress(HoldfastError):
-            turns = self.run(self.thread.turns(last=1))
-            turn = turns[0] if turns and turns[0].id == turn_id else None
+        """Somebody at this keyboard did it."""
+        turn, on_head = self._recorded(turn_id)
         if turn is None:
             self.screen.note("Stopped. Nothing was sent.")
         elif not turn.output:
-            self.screen.note("Stopped before an answer came. Your message is kept.")
+            self.screen.note("Stopped before an answer came." + " Your message is kept." * on_head)
         elif turn.status != "completed":
             self.screen.note("Stopped. What you saw is kept.")
+
+    def _tell_stopped_elsewhere(self, turn_id: str) -> None:
+        """Somebody at another keyboard did it, or another program."""
+        turn, on_head = self._recorded(turn_id)
+        if turn is None:
+            words = "This answer was stopped from elsewhere, and is not in the store any more."
+        elif not turn.output:
+            words = "This was stopped from elsewhere before an answer came." + " Your message is kept." * on_head
+        elif on_head:
+            words = "This answer was stopped from elsewhere. What you saw is kept."
+        else:
+            words = "This answer was taken back from elsewhere. What you saw is kept on a branch: /branches"
+        tell = self.screen.note if self.screen.is_person else self.screen.trouble
+        tell(words)
+
+    def _tell_of_the_earlier_answer(self, turn_id: str) -> None:
+        _, on_head = self._recorded(turn_id)
+        if on_head:
+            self.screen.note("The earlier answer stays on a branch of its own: /branches")
+        else:
+            self.screen.note("The earlier answer stands.")
+
+    def _recorded(self, turn_id: str) -> tuple[Turn | None, bool]:
+        """What has become of a turn, and whether the conversation goes on from it."""
+        with contextlib.suppress(HoldfastError):
+            found = self.run(self._progress(turn_id))
+            if found is not None and found.turn is not None:
+                return decoded(found.turn), found.on_head
+        return None, False
+
+    async def _progress(self, turn_id: str) -> Progress | None:
+        return await self.store.progress(self.thread.id, turn_id)
 
     def tell_failed(self, error: Exception) -> None:
         """What went wrong, and what it means for the conversation."""
         if self._debug:
             self.screen.trouble("".join(traceback.format_exception(error)))
         self.screen.trouble(told(error))
+        if self.screen.is_person and isinstance(error, ThreadBusyError):
+            self.screen.note("/stop ends what is being made there.")
+        if self.screen.is_person and isinstance(error, ThreadDeletedError):
+            self.screen.note("/new begins another thread.")
         turn_id = getattr(error, "turn_id", None)
         response = getattr(error, "response", None)
         if response is None or turn_id is None:
@@ -161,30 +212,31 @@ class Session:
         """Show the end of the conversation, dimmed, and how it ended if not well. Returns the turns that were shown."""
         turns = await self.thread.turns(last=exchanges)
         for turn in turns:
-            self.screen.line()
-            for text in _recap_of(turn):
-                self.screen.line(self.screen.paint.dim(text))
+            self._show_again(turn)
         ending = how_it_ended(turns[-1]) if turns else ""
         if ending:
             self.screen.warn(f"({ending})")
         info = await self.store.get(self.thread.id)
-        if info is not None and info.busy:
-            self.screen.warn(open_turn_told(info.busy))
-            self.screen.note("Your next message waits for the one, and closes the other as interrupted.")
+        left = await open_turn(self.store, info) if info is not None else None
+        if left is not None:
+            self._tell_of_what_is_open(left)
         return turns
+
+    def _show_again(self, turn: Turn) -> None:
+        self.screen.line()
+        for text in recap_lines(turn):
+            self.screen.line(self.screen.paint.dim(text))
+
+    def _tell_of_what_is_open(self, left: OpenTurn) -> None:
+        """What there is of a turn that has not ended, and what can be done about it."""
+        self._show_again(left.turn)
+        self.screen.warn(left.told)
+        if left.alive:
+            self.screen.note("Your next message waits for it. /stop ends it.")
+        else:
+            self.screen.note("/resume goes on with it. Your next message closes it as interrupted.")
 
 
 def _words_of(update: AgentRunResponseUpdate) -> str:
     """What a person should see of an update: a refusal is an answer too."""
     return update.refusal if isinstance(update, RefusalUpdate) else update.text
-
-
-def _recap_of(turn: Turn) -> list[str]:
-    """Who said what, shortened."""
-    asked = [one_line(" ".join(map(message_text, turn.input)))]
-    answered = "\n".join(text for text in map(message_text, turn.output) if text).splitlines()
-    kept = answered[:_RECAP_LINES]
-    text = "\n".join(kept)[:_RECAP_CHARACTERS]
-    if len(kept) < len(answered) or len(text) < len("\n".join(kept)):
-        text = text.rstrip() + " …"
-    return [f"› {said}" for said in asked] + [safe(text)] * bool(text)

@@ -86,6 +86,11 @@ def cut(line: str, columns: int) -> str:
     return "".join(kept).rstrip() + "…" if columns > 0 else ""
 
 
+def gap(left: str, right: str, columns: int) -> str:
+    """The space between two safe texts that stand at the two ends of a line."""
+    return " " * max(2, columns - width(left) - width(right))
+
+
 # --- colours ---------------------------------------------------------------------------------------------------
 
 

@@ -12,24 +12,19 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
 
-from holdfast.cli.changes import delete, fork, rename, rewind
+from holdfast.cli.branches import BranchRow, branch_lines, branch_rows
+from holdfast.cli.changes import delete, fork, handle, rename, rewind, stop, switch
 from holdfast.cli.export import export
 from holdfast.cli.finding import Row, found_thread, row_of, rows
 from holdfast.cli.places import to_read
-from holdfast.cli.terminal import Paint, cut, one_line, safe, safe_json, wants_colours, width
-from holdfast.cli.transcript import (
-    ago,
-    counted,
-    moment,
-    open_turn_told,
-    stamp,
-    turn_lines,
-    turn_state,
-)
+from holdfast.cli.terminal import Paint, cut, gap, one_line, safe, safe_json, wants_colours, width
+from holdfast.cli.transcript import ago, counted, moment, stamp, turn_lines, turn_state
 from holdfast.cli.trouble import FINE, listen_to_log
+from holdfast.cli.underway import open_turn
+from holdfast.conversation.errors import DamagedError
 from holdfast.engine.threads import AgentThread
 from holdfast.ports.runtime import SYSTEM
 from holdfast.ports.stores import ThreadStore
@@ -103,11 +98,9 @@ def row_lines(row: Row, columns: int, paint: Paint) -> Iterator[str]:
     if info.busy:
         facts = f"a turn is open · {facts}"
     label = cut(row.label or "(nothing said yet)", max(10, columns - width(facts) - 2))
-    gap = " " * max(2, columns - width(label) - width(facts))
-    yield paint.bold(label) + gap + paint.dim(facts)
-    where, when = safe(info.id), moment(info.updated_us)
-    gap = " " * max(2, columns - width(where) - width(when) - 2)
-    yield paint.dim(f"  {where}{gap}{when}")
+    yield paint.bold(label) + gap(label, facts, columns) + paint.dim(facts)
+    where, when = f"  {safe(info.id)}", moment(info.updated_us)
+    yield paint.dim(where + gap(where, when, columns) + when)
 
 
 # --- show ------------------------------------------------------------------------------------------------------
@@ -115,7 +108,7 @@ def row_lines(row: Row, columns: int, paint: Paint) -> Iterator[str]:
 
 async def _show(store: ThreadStore, options: argparse.Namespace) -> None:
     info = await found_thread(store, options.thread)
-    thread = AgentThread(store, info.id, intent="existing", incarnation=info.incarnation)
+    thread = handle(store, info)
     turns = await thread.turns(last=options.last)
     if options.json:
         _print_json({**_row_state(await row_of(store, info)), "turns": [turn_state(turn) for turn in turns]})
@@ -123,11 +116,59 @@ async def _show(store: ThreadStore, options: argparse.Namespace) -> None:
     paint = Paint(wants_colours(os.environ, is_terminal=sys.stdout.isatty()))
     heading = [one_line(info.title)] if info.title else []
     print(paint.bold(" · ".join([*heading, safe(info.id)])))
-    print(paint.dim(f"{counted(info.turns, 'turn')} · begun {moment(info.created_us)} · in {safe(store.location)}"))
+    facts = [counted(info.turns, "turn"), *await _other_branches(thread)]
+    print(paint.dim(" · ".join([*facts, f"begun {moment(info.created_us)}", f"in {safe(store.location)}"])))
     for turn in turns:
         print("\n" + "\n".join(turn_lines(turn, paint)))
-    if info.busy:
-        print("\n" + paint.warning(open_turn_told(info.busy)))
+    left = await open_turn(store, info)
+    if left is not None:
+        print("\n" + paint.warning(left.told))
+
+
+async def _other_branches(thread: AgentThread) -> Iterable[str]:
+    """That there are several branches, if there are."""
+    try:
+        branches = len(await thread.branches())
+    except DamagedError:  # on another branch: it hides nothing of this one
+        return ["branches that cannot be read"]
+    return [f"{branches} branches"] if branches > 1 else []
+
+
+# --- branches --------------------------------------------------------------------------------------------------
+
+
+async def _branches(store: ThreadStore, options: argparse.Namespace) -> None:
+    info = await found_thread(store, options.thread)
+    found = await branch_rows(handle(store, info))
+    if options.json:
+        _print_json([_branch_state(row) for row in found])
+    elif not sys.stdout.isatty():
+        sys.stdout.writelines("\t".join(_branch_fields(row)) + "\n" for row in found)
+    elif not found:
+        print(f"Nothing was said on thread {safe(info.id)} yet.")
+    else:
+        paint = Paint(wants_colours(os.environ, is_terminal=True))
+        print("\n".join(branch_lines(found, min(shutil.get_terminal_size().columns, 120), paint)))
+
+
+def _branch_fields(row: BranchRow) -> tuple[str, ...]:
+    branch = row.branch
+    places = (safe(branch.turn_id), str(branch.turns), stamp(branch.ended_us), safe(branch.parts_after or ""))
+    return (*places, "*" if branch.current else "", row.asked, row.answered)
+
+
+def _branch_state(row: BranchRow) -> dict[str, Any]:
+    branch = row.branch
+    return {
+        "number": row.number,
+        "turn": branch.turn_id,
+        "turns": branch.turns,
+        "parts_after": branch.parts_after,
+        "current": branch.current,
+        "stands_at": row.at,
+        "ended": stamp(branch.ended_us),
+        "last": turn_state(row.last) if row.last is not None else None,
+    }
 
 
 def _print_json(state: object) -> None:
@@ -137,8 +178,11 @@ def _print_json(state: object) -> None:
 _ACTIONS: Mapping[str, Callable[[ThreadStore, argparse.Namespace], Coroutine[Any, Any, None]]] = {
     "list": _list,
     "show": _show,
+    "branches": _branches,
     "fork": fork,
     "rewind": rewind,
+    "switch": switch,
+    "stop": stop,
     "rename": rename,
     "export": export,
     "delete": delete,

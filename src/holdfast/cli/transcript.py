@@ -29,6 +29,8 @@ from holdfast.conversation.updates import Usage
 _LABELS = {"user": "you", "assistant": "assistant", "tool": "tool", "system": "instructions"}
 # A data: URI may be megabytes long.
 _LONGEST_ADDRESS = 80
+# Of earlier answers so much is shown: enough to know where one was.
+_RECAP_LINES, _RECAP_CHARACTERS = 8, 700
 
 
 # --- turns -----------------------------------------------------------------------------------------------------
@@ -62,6 +64,17 @@ def tokens(usage: Usage) -> str:
     """Token counts in a few words."""
     cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
     return f"{usage.input_tokens:,} tokens in{cached}, {usage.output_tokens:,} out"
+
+
+def recap_lines(turn: Turn) -> list[str]:
+    """A turn that is shown to say where one was: who said what, shortened."""
+    asked = one_line(" ".join(map(message_text, turn.input)))
+    answered = "\n".join(text for text in map(message_text, turn.output) if text).splitlines()
+    kept = answered[:_RECAP_LINES]
+    text = "\n".join(kept)[:_RECAP_CHARACTERS]
+    if len(kept) < len(answered) or len(text) < len("\n".join(kept)):
+        text = text.rstrip() + " …"
+    return [f"› {asked}"] + [safe(text)] * bool(text)
 
 
 def speaker(message: ChatMessage) -> str:
@@ -121,14 +134,6 @@ def cut_short(finish_reason: str | None) -> str:
     return _CUT_SHORT.get(finish_reason or "", "")
 
 
-def open_turn_told(turn_id: str) -> str:
-    """What is to be said of a thread whose store has a turn open."""
-    return (
-        f"(turn {safe(turn_id)} is open: another program is answering on this thread now, or was ended in the "
-        "middle of an answer)"
-    )
-
-
 def turn_state(turn: Turn) -> dict[str, Any]:
     """A turn as JSON-able data. Messages are as in the stored form (docs/format.md)."""
     state: dict[str, Any] = {
@@ -177,6 +182,6 @@ def ago(us: int, now_us: int) -> str:
     return "just now"
 
 
-def counted(count: int, what: str) -> str:
+def counted(count: int, what: str, several: str = "") -> str:
     """'1 turn', '2 turns', 'no turns'."""
-    return f"{count or 'no'} {what}{'' if count == 1 else 's'}"
+    return f"{count or 'no'} {what if count == 1 else several or what + 's'}"

@@ -120,6 +120,8 @@ class TurnRun(Sealable):
         # What was handed on so far, for the journal and for those who follow.
         self.heard: list[AgentRunResponseUpdate] = []
         self.restarts = ()
+        # What a dead process had said of the answer that is asked for again; it counts until there is a new one.
+        self._before = []
         # The turn, or the run in flight, that has this run's idempotency key.
         self.found: Earlier | Twin | None = None
         # The task that makes the run, where its reader may go away (see `detached`).
@@ -251,6 +253,7 @@ class TurnRun(Sealable):
         self.heard = updates_of(self._output)
         self.restarts = before.restarts
         journal = self._own_journal()
+        self._before = before.pieces
         if before.pieces:
             self.restarts += ((opened.epoch, before.place),)
             journal.asks_again()

@@ -56,6 +56,7 @@ class Sealable:
         "__weakref__",
         "_answer",
         "_asked_to_stop",
+        "_before",
         "_deadline",
         "_encoded",
         "_exchange",
@@ -93,6 +94,7 @@ class Sealable:
     _exchange: Exchange | None
     _answer: Answer | None
     _output: list[ChatMessage]
+    _before: list[AgentRunResponseUpdate]
     _usage: Usage | None
     _rounds: int
     _said: bytes
@@ -191,6 +193,14 @@ class Sealable:
 
     # --- the answer, as far as it was heard --------------------------------------------------------------------
 
+    def _recall(self) -> None:
+        """The answer that was asked for again never began: what a dead process had said of it stands."""
+        answer = Answer()
+        answer.add(self._before)
+        message = answer.message(lambda index: f"call_{self.turn_id}_{index}", author_name=self.spec.agent_name)
+        if message is not None:
+            self._output.append(message)
+
     def _take_answer(self) -> None:
         if self._exchange is None or self._exchange.heard() is self._answer:
             return
@@ -202,6 +212,7 @@ class Sealable:
         )
         if message is not None:
             self._output.append(message)
+            self._before = []
         used = self._answer.usage
         if used is not None:
             self._usage = used if self._usage is None else self._usage + used
@@ -254,6 +265,8 @@ class Sealable:
         """The turn as the log keeps it."""
         assert self._opened is not None
         self._take_answer()
+        if self._before and status != "completed":
+            self._recall()
         self._output.extend(results_for(unanswered_calls(self._output), endings.WHY_NOT_MADE[status]))
         answer = self._answer or Answer()
         record = encode_turn(

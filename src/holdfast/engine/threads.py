@@ -30,6 +30,8 @@ from holdfast.ports.stores import Intent, NewTurn, OpenRun, Segment, StoredTurn,
 STATE_TYPE = "holdfast.thread"
 STATE_VERSION = 1
 
+# Seconds after which a run that was asked to end is given up; one of a process that hangs loses its lease before.
+PATIENCE_SECONDS = 30.0
 # Seconds between the looks whether a thread that seemed taken still is.
 MOMENTS = (0.0, 0.01, 0.04)
 
@@ -257,20 +259,30 @@ class AgentThread(Handle):
         """End the run that is being made on this thread, in whichever task or process; return when it is recorded.
 
         Its turn is cancelled with what was said; whoever runs it gets RunCancelledError. With `turn_id` only if it is
-        that turn. False if there was none. Runs that stand in line come next.
+        that turn. What a dead process has left open is closed as interrupted. False if there was none. Runs that stand
+        in line come next. Raises ThreadBusyError if the process that makes the run is alive, and does not react.
         """
         info = await self.info()
         running = info.busy if info is not None else None
         if running is None or turn_id not in (None, running):
             return False
-        pause = 0.002
-        while await self.store.stop(self.id, running):
-            await self._runtime.sleep(pause)
+        pause, until = 0.002, self._runtime.monotonic() + PATIENCE_SECONDS
+        while self._runtime.monotonic() < until:
+            made = await self.store.stop(self.id, running)
+            if made:
+                await self._runtime.sleep(pause)
             progress = await self.store.progress(self.id, running)
-            if progress is not None and progress.run is not None and not progress.alive:
+            if progress is None or progress.run is None:
+                return True
+            if not progress.alive:
                 await settle(self, self._runtime)
             pause = min(2 * pause, 0.25)
-        return True
+        raise ThreadBusyError(
+            f"Turn {running} on thread {self.id!r} was asked to end, and after {PATIENCE_SECONDS:.0f} s it has not: the "
+            "process that makes it is alive and does not react. End that process; the next run then goes on.",
+            thread_id=self.id,
+            turn_id=running,
+        )
 
     async def delete(self, *, interrupt: bool = False) -> None:
         """Delete the thread and the bytes of its turns, except those that forks of it still reach.

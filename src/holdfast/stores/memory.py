@@ -123,7 +123,7 @@ class MemoryStore(MemoryRuns):
             steps = rules.checked_move(back, to)
             thread = log.live(checked_thread_id(thread_id), incarnation)
             if thread.run is not None:
-                raise rules.thread_busy(thread.run, "rewound")
+                raise rules.thread_busy(thread.run, "moved to another turn")
             if steps > thread.head.seq:
                 raise rules.too_few_turns(thread_id, steps, thread.head.seq)
             place: Place | None

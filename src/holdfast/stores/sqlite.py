@@ -169,7 +169,7 @@ class SQLiteStore(SQLiteRuns):
             steps = rules.checked_move(back, to)
             row = _living(connection, tenant, thread_id, incarnation)
             if row.run is not None:
-                raise rules.thread_busy(row.open_run(), "rewound")
+                raise rules.thread_busy(row.open_run(), "moved to another turn")
             whose = (tenant, thread_id, row.incarnation)
             if to is not None:
                 head = (head_anywhere if anywhere else head_at_turn)(connection, *whose, row.head, to)
