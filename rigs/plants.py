@@ -62,10 +62,10 @@ class _StoreInTwo(MarkedStore):
         self._write = self._in_two
         self._sealing = False
 
-    def seal(self, run: OpenRun, turns: Sequence[NewTurn]) -> Handed[Head]:
+    def seal(self, run: OpenRun, turns: Sequence[NewTurn], **options: Any) -> Handed[Head]:
         self._sealing = True
         try:
-            return super().seal(run, turns)
+            return super().seal(run, turns, **options)
         finally:
             self._sealing = False
 

@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from holdfast import AgentThread, ChatAgent, HoldfastError, OpenAIChatClient, SQLiteStore
 from holdfast.conversation.errors import ThreadBusyError, TurnNotFoundError
-from holdfast.ports.stores import Busy, Handed, Head, NewTurn, OpenRun
+from holdfast.ports.stores import Busy, Earlier, Handed, Head, NewTurn, OpenRun
 from rigs.evidence import DIARY, STORE, Acked, Asks, Failed, Moved, Moves, Pen
 from rigs.marks import ASK, IDLE, MOVE, OPEN, SEAL, SEALED, TAKEOVER, Board, Slot
 from rigs.service import KEY
@@ -43,13 +43,13 @@ _slot: ContextVar[Slot | None] = ContextVar("slot", default=None)
 class MarkedStore(SQLiteStore):
     """The store; it marks where the talker's own run passes it. What is done about other runs' left-overs is not."""
 
-    def open_run(self, thread_id: str, turn_id: str, *args: Any, **kwargs: Any) -> Handed[OpenRun | Busy]:
+    def open_run(self, thread_id: str, turn_id: str, *args: Any, **kwargs: Any) -> Handed[OpenRun | Busy | Earlier]:
         slot = _slot.get()
         if slot is None or not slot.in_turn:
             return super().open_run(thread_id, turn_id, *args, **kwargs)
         slot.turn_id = turn_id
 
-        def opened(result: OpenRun | Busy) -> None:
+        def opened(result: OpenRun | Busy | Earlier) -> None:
             if isinstance(result, OpenRun):
                 slot.mark(ASK)
 
@@ -63,12 +63,12 @@ class MarkedStore(SQLiteStore):
             slot.mark(TAKEOVER)
         return super().take_over(holder)
 
-    def seal(self, run: OpenRun, turns: Sequence[NewTurn]) -> Handed[Head]:
+    def seal(self, run: OpenRun, turns: Sequence[NewTurn], **options: Any) -> Handed[Head]:
         slot = _slot.get()
         if slot is None or run.turn_id != slot.turn_id:
-            return super().seal(run, turns)
+            return super().seal(run, turns, **options)
         slot.mark(SEAL)
-        handed = super().seal(run, turns)
+        handed = super().seal(run, turns, **options)
         handed.then(lambda _: slot.mark(SEALED))
         return handed
 

@@ -32,6 +32,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "holdfast.settings": ("open_store",),
     "holdfast.ports.clients": ("ChatClient", "ChatOptions"),
     "holdfast.ports.stores": ("ThreadInfo", "ThreadPage", "ThreadStore"),
+    "holdfast.ports.verification": ("Backup", "Damage", "Verification"),
     "holdfast.conversation.messages": (
         "ChatMessage",
         "FileContent",
@@ -163,6 +164,9 @@ if TYPE_CHECKING:
     from holdfast.ports.stores import ThreadInfo as ThreadInfo
     from holdfast.ports.stores import ThreadPage as ThreadPage
     from holdfast.ports.stores import ThreadStore as ThreadStore
+    from holdfast.ports.verification import Backup as Backup
+    from holdfast.ports.verification import Damage as Damage
+    from holdfast.ports.verification import Verification as Verification
     from holdfast.settings import open_store as open_store
     from holdfast.stores.memory import MemoryStore as MemoryStore
     from holdfast.stores.sqlite import SQLiteStore as SQLiteStore

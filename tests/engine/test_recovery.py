@@ -206,6 +206,35 @@ async def test_a_follower_is_told_where_the_text_restarts_after_a_takeover(path:
     ]
 
 
+async def test_what_was_read_before_the_first_record_restarts_too(path: Path, reopened: SQLiteStore) -> None:
+    turn_id = killed_in(path, "silent")  # nothing is written down; a reader may all the same have read something
+    agent = ScriptedChatClient("0123456789XYZ").create_agent(thread_store=reopened)
+    thread = agent.get_thread("t")
+    await agent.resume(thread)
+    told = [update async for update in thread.follow(turn_id, after="1.10")]
+    assert isinstance(told[0], RestartUpdate)
+    assert told[0].n == 0
+    assert "".join(update.text for update in told) == "0123456789XYZ"
+
+
+async def test_a_second_death_keeps_what_was_written_down_before_the_first(path: Path, reopened: SQLiteStore) -> None:
+    killed_in(path, "said")
+    script = """
+import asyncio, os, signal, sys
+from holdfast import SQLiteStore
+from holdfast.testing.scripted import ScriptedChatClient
+async def die():
+    await asyncio.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+agent = ScriptedChatClient([die]).create_agent(thread_store=SQLiteStore(sys.argv[1]))
+asyncio.run(agent.resume(agent.get_thread("t")))
+"""
+    subprocess.run([sys.executable, "-c", script, str(path)], check=False, timeout=60)
+    agent = ScriptedChatClient("next").create_agent(thread_store=reopened)
+    await agent.run("y", thread=agent.get_thread("t"))
+    assert [turn.output[0].text for turn in await agent.get_thread("t").turns()] == ["Ahoy matey", "next"]
+
+
 async def test_a_follower_ends_though_nobody_goes_on_with_the_turn(path: Path, reopened: SQLiteStore) -> None:
     turn_id = killed_in(path, "said")
     thread = AgentThread(reopened, "t", intent="existing")

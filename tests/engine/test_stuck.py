@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,20 @@ import apsw
 import pytest
 
 from holdfast import (
+    AgentRunResponseUpdate,
     ChatAgent,
     ChatMessage,
     InvalidInputError,
+    RunCancelledError,
     RunTimeoutError,
     ServiceUnavailableError,
     SQLiteStore,
     ThreadBusyError,
+    ThreadDeletedError,
     ThreadStore,
     UnknownContent,
 )
+from holdfast.ports.clients import ChatRequest
 from holdfast.testing.runtime import SeededRuntime
 from holdfast.testing.scripted import ScriptedChatClient
 
@@ -258,3 +264,228 @@ async def test_a_stream_nobody_reads_gives_way_to_another_process(
     del stream
     for store in stores:
         store.close()
+
+
+async def test_a_reader_cancelled_between_two_updates_gives_its_thread_back_at_once(store: ThreadStore) -> None:
+    """Not only when the garbage collector comes by: nothing of the run may hold the task that read it."""
+    reading = asyncio.Event()
+    client = ScriptedChatClient(["one", "two"], "next")
+    agent = client.create_agent(thread_store=store)
+    thread = agent.get_new_thread()
+
+    async def read() -> None:
+        stream = agent.run_stream("x", thread=thread)
+        async for _ in stream:
+            reading.set()
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(read())
+    await reading.wait()
+    gc.collect()
+    gc.disable()
+    try:
+        task.cancel()
+        await asyncio.wait((task,))
+        del task
+        assert (await agent.run("y", thread=thread, timeout=5)).text == "next"
+    finally:
+        gc.enable()
+    assert [turn.status for turn in await thread.turns()] == ["cancelled", "completed"]
+    assert client.open == 0
+
+
+async def test_a_run_that_is_stopped_while_the_end_of_its_answer_arrives(store: ThreadStore) -> None:
+    class SlowToEnd(ScriptedChatClient):
+        async def ask(self, request: ChatRequest) -> AsyncGenerator[Sequence[AgentRunResponseUpdate], None]:
+            async for updates in super().ask(request):
+                yield updates
+            arrives = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(arrives.set_result, None)  # the end is there,
+            holder = store.cache.holders["", thread.id]
+            holder.stop(holder.turn_id, rollback=False)  # and before anybody sees it, the run is stopped
+            await arrives
+
+    agent = SlowToEnd("all of it").create_agent(thread_store=store)
+    thread = agent.get_new_thread()
+    with pytest.raises(RunCancelledError) as caught:
+        await agent.run("x", thread=thread)
+    assert caught.value.response.text == "all of it"
+    assert [turn.status for turn in await thread.turns()] == ["cancelled"]
+
+
+async def test_what_comes_after_the_seal_is_not_handed_on(store: ThreadStore) -> None:
+    late = asyncio.Event()
+    agent = ScriptedChatClient(["a", late.wait, "LATE"]).create_agent(thread_store=store)
+    thread = agent.get_new_thread()
+    stream = agent.run_stream("x", thread=thread)
+    read: list[str] = []
+
+    async def reader() -> None:
+        async for update in stream:
+            read.append(update.text)
+
+    task = asyncio.create_task(reader())
+    while not read:
+        await asyncio.sleep(0.001)
+    await store.stop(thread.id, stream.turn_id)
+    late.set()
+    with pytest.raises(RunCancelledError):
+        await task
+    assert "".join(read) == (await thread.turns())[0].output[0].text
+
+
+async def test_a_client_that_makes_an_end_of_being_cancelled(store: ThreadStore) -> None:
+    async def ends() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(600)
+
+    client = ScriptedChatClient(["a", ends])
+    agent = client.create_agent(thread_store=store)
+    thread = agent.get_new_thread()
+    running = asyncio.create_task(agent.run("x", thread=thread))
+    while not client.requests:
+        await asyncio.sleep(0.001)
+    assert await thread.cancel()
+    with pytest.raises(RunCancelledError):
+        await running
+
+
+@pytest.mark.parametrize("how", ["gives up", "fails"])
+async def test_a_retry_whose_twin_ends_without_a_turn_tries_itself(store: ThreadStore, how: str) -> None:
+    go = asyncio.Event()
+
+    async def fail() -> None:
+        await go.wait()
+        raise ServiceUnavailableError("down")
+
+    scripts = [[go.wait, "first"], "mine"] if how == "gives up" else [[fail], "mine"]
+    agent = ScriptedChatClient(*scripts).create_agent(thread_store=store)  # type: ignore[arg-type]
+    thread = agent.get_new_thread()
+    runs: list[asyncio.Task[Any]] = []
+    if how == "gives up":
+        runs.append(asyncio.create_task(agent.run("before", thread=thread)))
+        await asyncio.sleep(0.02)
+    twin = agent.run("x", thread=thread, idempotency_key="k", enqueue_timeout=0.3)
+    runs.append(asyncio.create_task(twin))
+    await asyncio.sleep(0.05)
+    retry = asyncio.create_task(agent.run("x", thread=thread, idempotency_key="k"))
+    await asyncio.sleep(0.6)
+    go.set()
+    assert (await retry).text == "mine"
+    await asyncio.gather(*runs, return_exceptions=True)
+
+
+async def test_the_timeout_of_a_retry_that_waits_for_its_twin(store: ThreadStore) -> None:
+    go = asyncio.Event()
+    agent = ScriptedChatClient([go.wait, "first"]).create_agent(thread_store=store)
+    thread = agent.get_new_thread()
+    first = asyncio.create_task(agent.run("x", thread=thread, idempotency_key="k"))
+    await asyncio.sleep(0.05)
+    with pytest.raises(RunTimeoutError):
+        await agent.run("x", thread=thread, idempotency_key="k", timeout=0.2)
+    go.set()
+    assert (await first).text == "first"
+
+
+async def test_a_stream_does_not_wait_for_its_journal(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "threads.db")
+
+    async def pause() -> None:
+        await asyncio.sleep(0.1)
+
+    pieces: list[Any] = [piece for n in range(15) for piece in (f"{n} ", pause)]
+    agent = ScriptedChatClient(pieces).create_agent(thread_store=store)
+    locked = apsw.Connection(store.location)
+    loop, gaps, last = asyncio.get_running_loop(), [0.0], 0.0
+    async for update in agent.run_stream("x", thread=agent.get_thread("t", create=True)):
+        now = loop.time()
+        if update.text == "0 ":
+            locked.execute("BEGIN IMMEDIATE")
+        elif update.text:
+            gaps.append(now - last)
+        if update.text == "14 ":
+            locked.execute("ROLLBACK")
+        last = now
+    locked.close()
+    store.close()
+    assert max(gaps) < 1.0, gaps  # the journal was held up for a second and a half
+
+
+async def test_rewinding_with_interrupt_ends_all_that_stand_in_line(store: ThreadStore) -> None:
+    async def forever() -> None:
+        await asyncio.sleep(600)
+
+    agent = ScriptedChatClient("one", *[[f"{n} ", forever] for n in range(12)]).create_agent(thread_store=store)
+    thread = agent.get_new_thread()
+    first = await agent.run("a", thread=thread)
+    runs = [asyncio.create_task(agent.run(f"b{n}", thread=thread)) for n in range(6)]
+    await asyncio.sleep(0.1)
+    await agent.get_thread(thread.id).rewind(to=first.turn_id, interrupt=True)
+    for run in runs:
+        run.cancel()
+    await asyncio.gather(*runs, return_exceptions=True)
+
+
+async def test_a_reader_in_the_middle_of_a_batch_is_reading(
+    store: ThreadStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.engine.sealing.STALLED_SECONDS", 0.3)
+    monkeypatch.setattr("holdfast.engine.leases.LOOK_SECONDS", 0.02)
+    batch = [AgentRunResponseUpdate(f"{n} ") for n in range(8)]
+    agent = ScriptedChatClient([batch], "next").create_agent(thread_store=store)
+    thread = agent.get_new_thread()
+    stream = agent.run_stream("x", thread=thread)
+    await anext(stream)
+    waiting = asyncio.create_task(agent.run("y", thread=thread))
+    for n in range(1, 8):
+        await asyncio.sleep(0.1)
+        assert (await anext(stream)).text == f"{n} "
+    await stream.response()
+    assert (await waiting).text == "next"
+
+
+async def test_a_handle_that_only_got_a_recorded_turn_does_not_bring_its_thread_back(store: ThreadStore) -> None:
+    agent = ScriptedChatClient("one").create_agent(thread_store=store)
+    await agent.run("x", thread=agent.get_thread("t", create=True), idempotency_key="k")
+    handle = agent.get_thread("t", create=True)
+    await agent.run("x", thread=handle, idempotency_key="k")
+    await agent.get_thread("t").delete()
+    with pytest.raises(ThreadDeletedError):
+        await agent.run("again", thread=handle)
+
+
+async def test_a_stream_that_is_cancelled_from_within_its_turn(store: ThreadStore) -> None:
+    async def cancel() -> None:
+        await stream.cancel()
+
+    agent = ScriptedChatClient(["a", cancel, "b"], "next").create_agent(thread_store=store)
+    thread = agent.get_new_thread()
+    stream = agent.run_stream("x", thread=thread)
+    assert [update.text async for update in stream] == ["a"]
+    assert [turn.status for turn in await thread.turns()] == ["cancelled"]
+
+
+async def test_values_that_make_no_sense(store: ThreadStore) -> None:
+    agent = ScriptedChatClient("one").create_agent(thread_store=store)
+    thread = agent.get_new_thread()
+    await agent.run("x", thread=thread)
+    for wrong in ([], object(), 10**400, "\ud800", ""):
+        for change in (
+            lambda value: thread.switch(value),
+            lambda value: thread.rewind(to=value),
+            lambda value: thread.fork(at=value),
+            lambda value: thread.cancel(value),
+        ):
+            with pytest.raises(InvalidInputError):
+                await change(wrong)
+    for grace in ([], float("nan"), -1, "", True):
+        with pytest.raises(InvalidInputError):
+            thread.follow("turn", grace=grace)  # type: ignore[arg-type]
+    for options in ({"timeout": 10**400}, {"timeout": True}, {"enqueue_timeout": float("nan")}):
+        with pytest.raises(InvalidInputError):
+            await agent.run("x", thread=thread, **options)  # type: ignore[arg-type]
+    for options in ({"idempotency_key": "k"}, {"after": "turn"}):
+        with pytest.raises(InvalidInputError):
+            ChatAgent(ScriptedChatClient(), **options)  # type: ignore[arg-type]
+        with pytest.raises(InvalidInputError):
+            await agent.regenerate(thread, **options)  # type: ignore[arg-type]

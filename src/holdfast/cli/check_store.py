@@ -89,7 +89,7 @@ def _contents(path: str, seen: Look) -> Iterator[Check]:
     facts = {"kind": "sqlite", "path": path, "bytes": sum(sizes), "version": seen.version}
     facts |= {"threads": seen.threads, "turns": seen.turns, "looked_through": seen.whole}
     if seen.damage:
-        advice = "Copy it and the files beside it (-wal, -shm) to a safe place, then restore a backup."
+        advice = "Copy it and the files beside it (-wal, -shm) to a safe place; 'holdfast verify' tells more."
         yield problem("store", f"{safe(path)} is damaged: {one_line(seen.damage)}", advice, **facts)
         return
     what = f"{counted(seen.threads, 'thread')}, {counted(seen.turns, 'turn')}, {size}, tables of version {seen.version}"

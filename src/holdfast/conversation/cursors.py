@@ -2,11 +2,13 @@
 
 Rule of this file: a place counts what was said (UTF-16 units of text, reasoning, refusals and the arguments of calls),
 not the pieces in which it came. So the same cursor fits the stream that is read, the journal that another process
-reads, and the finished turn for as long as it is stored; nothing has to be kept for those who may come back.
+reads, and the finished turn for as long as it is stored; nothing has to be kept for those who may come back. A tool
+call counts, and is told to followers, as a whole and after the texts of its answer: only then is it sure that it was
+made.
 
 A cursor is `epoch.n`: how far (`n`), and as whose words (`epoch`, the writer of the run). If the run is taken over, its
-new writer asks again for the answer that was cut off: then the text restarts at an earlier place, and who stands
-behind that place is told so.
+new writer asks again for the answer that was cut off: then the text restarts at an earlier place, and whoever has read
+the words of the earlier writer is told so.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ from holdfast.conversation.messages import (
     ReasoningContent,
     RefusalContent,
     TextContent,
-    ToolCallContent,
 )
 from holdfast.conversation.turns import Turn, TurnStatus
 from holdfast.conversation.updates import (
@@ -37,10 +38,11 @@ from holdfast.conversation.updates import (
 class RestartUpdate(AgentRunResponseUpdate, frozen=True, kw_only=True, gc=False):
     """What was said after the place `n` is void: the run was taken over there, or it was not recorded.
 
-    `n` counts like a cursor's. What follows goes on from that place.
+    `n` counts like a cursor's. What follows goes on from that place, as the words of the writer `epoch`.
     """
 
     n: int
+    epoch: int = 0
 
 
 class EndUpdate(AgentRunResponseUpdate, frozen=True, kw_only=True):
@@ -91,11 +93,15 @@ def _length(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
+def spoken(updates: Iterable[AgentRunResponseUpdate]) -> list[AgentRunResponseUpdate]:
+    """Updates of an answer that is not over, without the pieces of its calls."""
+    return [update for update in updates if not isinstance(update, ToolCallUpdate)]
+
+
 def updates_of(messages: Iterable[ChatMessage]) -> list[AgentRunResponseUpdate]:
-    """What was said in messages, as updates: one for each part."""
+    """What was said in messages, as updates: one for each part, the calls of a message after its texts."""
     found: list[AgentRunResponseUpdate] = []
     for message in messages:
-        calls = 0
         for part in message.contents if message.role == "assistant" else ():
             if isinstance(part, TextContent):
                 found.append(AgentRunResponseUpdate(part.text))
@@ -103,11 +109,8 @@ def updates_of(messages: Iterable[ChatMessage]) -> list[AgentRunResponseUpdate]:
                 found.append(ReasoningUpdate(reasoning=part.text))
             elif isinstance(part, RefusalContent):
                 found.append(RefusalUpdate(refusal=part.text))
-            elif isinstance(part, ToolCallContent):
-                found.append(
-                    ToolCallUpdate(index=calls, call_id=part.call_id, name=part.name, arguments=part.arguments)
-                )
-                calls += 1
+        for index, call in enumerate(message.tool_calls):
+            found.append(ToolCallUpdate(index=index, call_id=call.call_id, name=call.name, arguments=call.arguments))
     return found
 
 
@@ -143,10 +146,25 @@ def _without(text: str, by: int) -> str:
     return text.encode("utf-16-le", "surrogatepass")[2 * by :].decode("utf-16-le", "surrogatepass")
 
 
-def restart_for(restarts: Iterable[tuple[int, int]], cursor: Cursor) -> int | None:
-    """Where the text restarts for somebody at a cursor, given (epoch, place) of a turn's restarts; None if nowhere."""
-    places = [place for epoch, place in restarts if epoch > cursor.epoch and place < cursor.n]
-    return min(places, default=None)
+def restart_for(restarts: Iterable[tuple[int, int]], cursor: Cursor) -> RestartUpdate | None:
+    """What somebody at a cursor must be told of a turn's restarts, given as (epoch, place); None if nothing.
+
+    Who has read nothing yet reads the words that count, and need not know.
+    """
+    later = [(epoch, place) for epoch, place in restarts if epoch > cursor.epoch]
+    if not later or not cursor.epoch:
+        return None
+    return RestartUpdate(n=min(cursor.n, *(place for _, place in later)), epoch=max(epoch for epoch, _ in later))
+
+
+def moved(cursor: Cursor, updates: Iterable[AgentRunResponseUpdate]) -> Cursor:
+    """The cursor after further updates."""
+    for update in updates:
+        if isinstance(update, RestartUpdate):
+            cursor = Cursor(update.epoch, update.n)
+        else:
+            cursor = Cursor(cursor.epoch, cursor.n + units(update))
+    return cursor
 
 
 def end_of(turn: Turn) -> EndUpdate:

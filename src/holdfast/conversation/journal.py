@@ -7,6 +7,7 @@ Rule of this file: records are JSON, and only ever appended. Each says at which 
     {"e": 7, "at": 0,  "done": [message, ...]}      a whole answer, and the results of its calls; takes the place of
                                                     what was said since that place
     {"e": 9, "at": 31, "again": true}               another writer asks again from here: what was said after is void
+                                                    as soon as it says something
 
 `e` is the epoch of the writer. docs/format.md describes the form.
 """
@@ -40,6 +41,11 @@ class Entry(Struct, omit_defaults=True):
     said: list[list[Any]] | None = None
     done: Raw = Raw()
     again: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds a whole answer."""
+        return bool(bytes(self.done))
 
     @property
     def updates(self) -> list[AgentRunResponseUpdate]:
@@ -107,16 +113,18 @@ def entries(records: Iterable[bytes]) -> list[Entry]:
 def recorded(records: Iterable[bytes]) -> Recorded:
     """What a journal says. Raises DamagedError for messages that cannot be read."""
     found = Recorded([], [])
+    void = False
     for entry in entries(records):
         if entry.again:
             found.restarts += ((entry.e, entry.at),)
-            found.pieces, found.place = [], entry.at
+            void = True  # once the new writer has said something; should it die before, what there is stands
         elif bytes(entry.done):
             found.messages.extend(decode_messages(bytes(entry.done)))
             found.place = entry.at + sum(map(units, entry.updates))
-            found.pieces = []
+            found.pieces, void = [], False
         else:
-            found.pieces.extend(entry.updates)
+            found.pieces = entry.updates if void else found.pieces + entry.updates
+            void = False
     return found
 
 

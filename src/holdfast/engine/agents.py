@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypedDict, Unpack, get_args
 
 import msgspec
@@ -85,6 +86,7 @@ _KINDS: dict[str, Any] = {
     "extra": Mapping,
 }
 _WORDS: dict[Any, str] = {str: "a string", int: "a whole number", Mapping: "a dict"}
+_OF_ONE_RUN = ("instructions", "idempotency_key", "after")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "on_conflict": get_args(OnConflict),
     "on_disconnect": get_args(OnDisconnect),
@@ -145,6 +147,7 @@ class ChatAgent:
         self._thread_store = thread_store
         self._runtime = runtime
         self._instructions = instructions
+        _refuse(options, _OF_ONE_RUN, "an agent; pass it to a run")
         self._defaults, self._options = _checked_options(dict(options), {}, ChatOptions())
 
     # --- what it is --------------------------------------------------------------------------------------------
@@ -252,6 +255,8 @@ class ChatAgent:
                 f"thread= takes a thread of holdfast (agent.get_new_thread()); got {type(thread).__name__}."
             )
         settings, chosen = self._defaults, self._options
+        if input_from != "caller":
+            _refuse(options, ("idempotency_key", "after"), "a run whose input is there already")
         if options:
             settings, chosen = _checked_options(options, settings, chosen)
         after = settings.get("after")
@@ -333,11 +338,20 @@ def _checked_options(
     return {**settings, **{name: given[name] for name in given.keys() & _RUN_OPTIONS}}, chosen
 
 
+def _refuse(options: Mapping[str, Any], names: Iterable[str], what: str) -> None:
+    """Refuse options that make no sense here. Raises InvalidInputError."""
+    for name in names:
+        if name in options:
+            raise InvalidInputError(f"{name} makes no sense for {what}.")
+
+
 def _check_run_options(given: dict[str, Any]) -> None:
     """The options that are not the model's. Raises InvalidInputError."""
     for name in ("timeout", "enqueue_timeout"):
         seconds = given.get(name)
-        if seconds is not None and not (isinstance(seconds, (int, float)) and seconds > 0):
+        if seconds is None:
+            continue
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= sys.float_info.max:
             raise InvalidInputError(f"{name} is a number of seconds greater than 0; got {seconds!r}.")
     if not isinstance(given.get("limits", DEFAULT), Limits):
         raise InvalidInputError(f"limits is a Limits(...); got {given['limits']!r}.")

@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from typing import Any, Literal, TypeAlias, TypeVar
 
+from holdfast.conversation.cursors import Cursor
 from holdfast.conversation.updates import AgentRunResponseUpdate
 from holdfast.engine.loop import fold, take_turn
 from holdfast.engine.responses import AgentRunResponse
@@ -32,14 +33,15 @@ async def fold_apart(run: TurnRun) -> AgentRunResponse:
     return await asyncio.shield(_begin(run, fold(run)))
 
 
-async def read_apart(run: TurnRun) -> AsyncGenerator[Iterator[AgentRunResponseUpdate], None]:
-    """The updates of a run that goes on should this generator be closed."""
-    told: list[AgentRunResponseUpdate] = []
+async def read_apart(run: TurnRun) -> AsyncGenerator[Iterator[tuple[AgentRunResponseUpdate, Cursor]], None]:
+    """The updates of a run that goes on should this generator be closed, each with the cursor after it."""
+    told: list[tuple[AgentRunResponseUpdate, Cursor]] = []
     news = asyncio.Event()
 
     async def make() -> None:
         async for updates in take_turn(run):
-            told.extend(updates)
+            for update in updates:
+                told.append((update, run.cursor))
             news.set()
 
     task = _begin(run, make())

@@ -6,6 +6,7 @@ makes it; its journal, at most half a second behind; and the finished turn. Whoe
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 
@@ -14,10 +15,11 @@ from holdfast.conversation.cursors import (
     EndUpdate,
     RestartUpdate,
     end_of,
+    moved,
     parsed,
     rest,
     restart_for,
-    units,
+    spoken,
     updates_of,
 )
 from holdfast.conversation.errors import IdempotencyKeyError, TurnNotFoundError
@@ -30,7 +32,7 @@ from holdfast.engine.history import decoded
 from holdfast.engine.recovery import close_left_over, left_over, take_left_over
 from holdfast.engine.runs import TurnRun
 from holdfast.ports.runtime import Runtime
-from holdfast.ports.stores import Earlier, OpenRun, Progress, StoredTurn
+from holdfast.ports.stores import Earlier, OpenRun, Progress, StoredTurn, Twin
 
 # Seconds between two looks at a run of this process, and at what another one has written down.
 LOOK_HERE, LOOK_ELSEWHERE = 0.02, 0.25
@@ -46,10 +48,11 @@ class Follower:
         self.cursor = cursor
         # Set when the turn has ended, or (the open run) when its process is gone.
         self.turn: Turn | None = None
+        self.key: str | None = None
         self.left: OpenRun | None = None
         self.pause = LOOK_HERE
         self._handle = handle
-        self._run: TurnRun | None = None
+        self._answer: object = None
         self._read = self._at = self._records = 0
 
     async def look(self) -> list[AgentRunResponseUpdate]:
@@ -75,12 +78,19 @@ class Follower:
 
     def _heard(self, run: TurnRun) -> list[AgentRunResponseUpdate]:
         """From the run itself."""
-        if run is not self._run:
-            self._run, self._read, self._at = run, 0, 0
         told = self._restarted(run.restarts)
-        new = run.heard[self._read :]
+        answer = run.heard
+        while answer is not self._answer:
+            # Another answer than at the last look. What is whole is read first; should the answer become whole
+            # meanwhile, in another thread, it is looked at once more.
+            self._answer, self._read = answer, 0
+            found, self._at = rest(list(run.told), 0, self.cursor.n)
+            told += found
+            self.cursor = Cursor(run.epoch, max(self._at, self.cursor.n))
+            answer = run.heard
+        new = run.said()[self._read :] if run.heard is answer else []
         self._read += len(new)
-        found, self._at = rest(new, self._at, self.cursor.n)
+        found, self._at = rest(spoken(new), self._at, self.cursor.n)
         self.cursor = Cursor(run.epoch, max(self._at, self.cursor.n))
         return told + found
 
@@ -93,27 +103,27 @@ class Follower:
             if entry.again:
                 told += self._restarted([(entry.e, entry.at)])
                 continue
-            found, end = rest(entry.updates, entry.at, self.cursor.n)
+            found, end = rest(entry.updates if entry.is_whole else spoken(entry.updates), entry.at, self.cursor.n)
             told += found
             self.cursor = Cursor(max(entry.e, self.cursor.epoch), max(end, self.cursor.n))
         return told
 
     def _finished(self, stored: StoredTurn) -> list[AgentRunResponseUpdate]:
         """From the turn, which has ended."""
-        self.turn = decoded(stored)
+        self.turn, self.key = decoded(stored), stored.key
         told = self._restarted(self.turn.restarts)
         found, end = rest(updates_of(self.turn.output), 0, self.cursor.n)
         if self.cursor.n > end:
-            told.append(RestartUpdate(n=end))
+            told.append(RestartUpdate(n=end, epoch=self.cursor.epoch))
         self.cursor = Cursor(self.cursor.epoch, end)
         return [*told, *found, end_of(self.turn)]
 
     def _restarted(self, restarts: Sequence[tuple[int, int]]) -> list[AgentRunResponseUpdate]:
-        """Go back to where the text restarts, if it does so before this place."""
-        place = restart_for(restarts, self.cursor)
+        """Go back to where the text restarts, if that was after it was read here."""
+        restart = restart_for(restarts, self.cursor)
         epoch = max((epoch for epoch, _ in restarts), default=0)
-        self.cursor = Cursor(max(epoch, self.cursor.epoch), self.cursor.n if place is None else place)
-        return [] if place is None else [RestartUpdate(n=place)]
+        self.cursor = Cursor(max(epoch, self.cursor.epoch), self.cursor.n if restart is None else restart.n)
+        return [] if restart is None else [restart]
 
 
 def _that_count(new: Sequence[Entry]) -> Iterator[Entry]:
@@ -162,16 +172,13 @@ class TurnFollower:
                 raise StopAsyncIteration
             await self._more()
         update = self._ready.popleft()
-        if isinstance(update, RestartUpdate):
-            self._place = Cursor(self._follower.cursor.epoch, update.n)
-        else:
-            self._place = Cursor(self._place.epoch, self._place.n + units(update))
+        self._place = moved(self._place, (update,))
         return update
 
     async def _more(self) -> None:
         new = await self._follower.look()
         self._ready.extend(new)
-        if not any(isinstance(update, RestartUpdate) for update in new):
+        if not self._place.epoch:
             self._place = Cursor(self._follower.cursor.epoch, self._place.n)
         self._ended = self._follower.turn is not None
         if self._follower.left is not None:
@@ -195,58 +202,69 @@ async def catch_up(run: TurnRun) -> AsyncGenerator[Iterator[AgentRunResponseUpda
 
     A resumed one: what the dead process had written down; then the run is open, if there was anything to resume. One
     whose idempotency key is taken: all that the turn under that key says; should its process die meanwhile, this
-    run goes on with it. Raises IdempotencyKeyError, ThreadBusyError.
+    run goes on with it; should it end and free its key, this run is to be opened once more.
+    Raises IdempotencyKeyError, RunTimeoutError.
     """
-    spec = run.spec
-    if run.found is None:
+    spec, found = run.spec, run.found
+    if found is None:
         left = await left_over(spec.thread)
         taken = await take_left_over(spec.thread, left, spec.runtime) if left is not None else None
-        if taken is not None:
-            run.goes_on(taken)
-            yield iter(list(run.heard))
+        if taken is None:
+            run.has_nothing_to_do()
+            return
+        run.goes_on(taken)
+        yield run.hands_on(list(run.told), Cursor(run.epoch, 0))
+        run.caught_up()
         return
-    _check_input(run)
-    if isinstance(run.found, Earlier):
-        turn = decoded(run.found.turn)
-        run.heard.extend(updates_of(turn.output))
-        yield iter(list(run.heard))
+    _check_input(run, found)
+    if isinstance(found, Earlier):
+        turn = decoded(found.turn)
+        yield run.hands_on(updates_of(turn.output), Cursor(_epoch_of(turn), 0))
         run.repeats(turn)
         return
-    follower = Follower(spec.thread, run.found.turn_id, Cursor())
+    follower = Follower(spec.thread, found.turn_id, Cursor())
     while True:
-        new = await follower.look()
+        place = follower.cursor
+        async with asyncio.timeout_at(run.deadline):
+            try:
+                new = await follower.look()
+            except TurnNotFoundError:
+                return  # it has left the line without a turn: this one may try
         if told := [update for update in new if not isinstance(update, EndUpdate)]:
-            run.heard.extend(told)
-            yield iter(told)
+            yield run.hands_on(told, Cursor(place.epoch or follower.cursor.epoch, place.n))
         if follower.turn is not None:
-            run.repeats(follower.turn)
+            if follower.key is not None:
+                run.repeats(follower.turn)
             return
         if follower.left is not None:
             taken = await take_left_over(spec.thread, follower.left, spec.runtime)
             if taken is not None:
                 run.goes_on(taken)
-                yield iter(_after_takeover(run, follower.cursor))
+                yield run.hands_on(_after_takeover(run, follower.cursor), follower.cursor)
+                run.caught_up()
                 return
         if not new:
-            await spec.runtime.sleep(follower.pause)
+            async with asyncio.timeout_at(run.deadline):
+                await spec.runtime.sleep(follower.pause)
+
+
+def _epoch_of(turn: Turn) -> int:
+    return max((epoch for epoch, _ in turn.restarts), default=0)
 
 
 def _after_takeover(run: TurnRun, cursor: Cursor) -> list[AgentRunResponseUpdate]:
     """What a reader who stands at a cursor is told of what a run goes on from."""
-    place = restart_for(run.restarts, cursor)
-    found, _ = rest(run.heard, 0, cursor.n if place is None else place)
-    return found if place is None else [RestartUpdate(n=place), *found]
+    restart = restart_for(run.restarts, cursor)
+    found, _ = rest(run.told, 0, cursor.n if restart is None else restart.n)
+    return found if restart is None else [restart, *found]
 
 
-def _check_input(run: TurnRun) -> None:
+def _check_input(run: TurnRun, found: Earlier | Twin) -> None:
     """Refuse a key that stands for something else that was said."""
-    found = run.found
-    assert found is not None
-    said, turn_id = (
-        (input_of(found.turn.record), found.turn.turn_id)
-        if isinstance(found, Earlier)
-        else (found.input, found.turn_id)
-    )
+    if isinstance(found, Earlier):
+        said, turn_id = input_of(found.turn.record), found.turn.turn_id
+    else:
+        said, turn_id = found.input, found.turn_id
     if said != run.stored_input:
         raise IdempotencyKeyError(
             f"Idempotency key {run.spec.key!r} was used on thread {run.spec.thread.id!r} with another input, for turn "

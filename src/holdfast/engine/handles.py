@@ -32,9 +32,9 @@ class Handle:
 
     def seen(self, opened: OpenRun | Busy | Earlier) -> None:
         """Learn from what a store answered which life of the thread this is."""
-        run = opened.run if isinstance(opened, Busy) else opened if isinstance(opened, OpenRun) else None
-        if run is not None and self.incarnation is None:
-            self.incarnation = run.incarnation
+        found = opened.run if isinstance(opened, Busy) else opened
+        if self.incarnation is None and found is not None:
+            self.incarnation = found.incarnation
 
     async def info(self) -> ThreadInfo | None:
         """What the store knows of the thread; None if it is meant to be new and was not used yet.

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 
 from holdfast.conversation import journal
-from holdfast.conversation.cursors import units, updates_of
+from holdfast.conversation.cursors import spoken, units, updates_of
 from holdfast.conversation.errors import StaleRunError, StoreError
 from holdfast.conversation.messages import ChatMessage
 from holdfast.conversation.updates import AgentRunResponseUpdate
@@ -23,32 +23,31 @@ JOURNAL_SECONDS = 0.5
 
 
 class Journal:
-    """What one run has written down. `heard` is the run's own list of what it has handed on; it only grows."""
+    """What one run has written down. `place` is where its answer begins."""
 
-    __slots__ = ("_answer", "_handed", "_heard", "_place", "_run", "_store", "_written")
+    __slots__ = ("_answer", "_handed", "_place", "_run", "_store", "_written")
 
-    def __init__(self, store: RunLog, run: OpenRun, heard: Sequence[AgentRunResponseUpdate], written: int) -> None:
-        """The first `written` updates are in it already."""
+    def __init__(self, store: RunLog, run: OpenRun, place: int) -> None:
         self._store = store
         self._run = run
-        self._heard = heard
-        self._written = written
-        self._place = self._answer = sum(map(units, heard[:written]))
+        self._written = 0  # updates of this answer that are written down
+        self._place = self._answer = place
         self._handed: Handed[None] | None = None
 
-    def keep_up(self) -> None:
-        """Write down what was heard since the last time."""
-        new = self._heard[self._written :]
+    def keep_up(self, heard: Sequence[AgentRunResponseUpdate]) -> None:
+        """Write down what is new, given all that was heard of the answer. Raises StaleRunError (see `_check`)."""
+        self._check()
+        new = heard[self._written :]
         if new:
             self._write(journal.said(self._run.epoch, self._place, new))
             self._written += len(new)
-            self._place += sum(map(units, new))
+            self._place += sum(map(units, spoken(new)))
 
     def answered(self, messages: Sequence[ChatMessage]) -> None:
         """Write down a whole answer with the results of its calls."""
         self._write(journal.done(self._run.epoch, self._answer, messages))
         self._answer += sum(map(units, updates_of(messages)))
-        self._place, self._written = self._answer, len(self._heard)
+        self._place, self._written = self._answer, 0
 
     def asks_again(self) -> None:
         """Write down that what another writer's answer began with is void."""
@@ -57,19 +56,22 @@ class Journal:
     def _write(self, record: bytes) -> None:
         self._handed = self._store.journal(self._run, (record,))
 
-    async def check(self) -> None:
-        """Raise StaleRunError if the last record was refused because the thread has another writer now."""
+    def _check(self) -> None:
+        """See what became of the last record, if that is known by now.
+
+        Raises StaleRunError if it was refused because the thread has another writer.
+        """
         handed, self._handed = self._handed, None
         if handed is None:
             return
+        looking = handed.__await__()
         try:
-            await handed
+            next(looking)
+        except StopIteration:
+            return
         except StaleRunError:
             raise
         except StoreError as error:
             log.warning("turn %s: the journal could not be written: %s", self._run.turn_id, error)
-
-    @property
-    def waits(self) -> bool:
-        """Whether something was written and not checked."""
-        return self._handed is not None
+        else:
+            looking.close()  # not written yet; nobody waits for it

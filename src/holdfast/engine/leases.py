@@ -28,6 +28,8 @@ OnConflict: TypeAlias = Literal["enqueue", "reject", "interrupt", "rollback"]
 
 # Seconds between two looks of a waiting run at whether the one before it, in this process, still moves.
 LOOK_SECONDS = 1.0
+# The same for a run that interrupts: those before it in line are ended as they come to be open.
+INTERRUPT_SECONDS = 0.05
 
 # The ids of the turns within which this task runs: those whose client, or tool, has started it.
 INSIDE: ContextVar[tuple[str, ...]] = ContextVar("holdfast_inside", default=())
@@ -85,6 +87,8 @@ async def acquire(handle: Handle, run: Holder, wish: Wish) -> OpenRun | Earlier 
         if wish.on_conflict != "reject":
             store.withdraw(handle.id, wish.turn_id)
         raise
+    if handle.incarnation is None:
+        handle.seen(found)
     if isinstance(found, Busy):
         assert found.twin is not None
         store.withdraw(handle.id, wish.turn_id)
@@ -143,7 +147,7 @@ class _Waiting:
             raise self._busy_error(busy, "was not to wait (on_conflict='reject')")
         if busy.run is not None and wish.on_conflict in ("interrupt", "rollback"):
             await handle.store.stop(handle.id, busy.run.turn_id, rollback=wish.on_conflict == "rollback")
-        seconds = LOOK_SECONDS
+        seconds = LOOK_SECONDS if wish.on_conflict == "enqueue" else INTERRUPT_SECONDS
         if self._until is not None:
             seconds = min(seconds, self._until - self._now())
             if seconds <= 0:

@@ -26,10 +26,10 @@ async def take_turn(run: TurnRun) -> AsyncGenerator[Iterator[AgentRunResponseUpd
     """
     try:
         going = await run.open()
-        if not going:
+        while not going and not run.is_done:
             async for earlier in catch_up(run):
                 yield earlier
-            going = run.is_open
+            going = run.is_open or (not run.is_done and await run.open())
         while going:
             await run.ask()
             while (updates := await run.next_updates()) is not None:

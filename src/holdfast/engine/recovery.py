@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from holdfast.conversation.errors import DamagedError
+from holdfast.conversation.errors import DamagedError, StaleRunError
 from holdfast.conversation.journal import Recorded, recorded
 from holdfast.conversation.messages import ChatMessage
 from holdfast.conversation.records import encode_messages, encode_turn
@@ -41,7 +41,8 @@ async def close_left_over(handle: Handle, left: OpenRun, runtime: Runtime) -> No
     if await handed is not None:
         log.info("turn %s was left open by a process that is gone; closed as interrupted", left.turn_id)
     for sealed in sealing:
-        await sealed
+        with contextlib.suppress(StaleRunError):  # somebody else has closed it meanwhile; that is as good
+            await sealed
 
 
 async def take_left_over(handle: Handle, left: OpenRun, runtime: Runtime) -> OpenRun | None:

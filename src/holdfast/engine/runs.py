@@ -7,6 +7,7 @@ part of an answer that was broken off. How a run ends stands in `sealing`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import operator
 import os
@@ -14,8 +15,8 @@ import weakref
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any, cast
 
-from holdfast.conversation.cursors import Cursor, units, updates_of
-from holdfast.conversation.errors import IdempotencyKeyError, InvalidInputError
+from holdfast.conversation.cursors import Cursor, moved, spoken, units, updates_of
+from holdfast.conversation.errors import IdempotencyKeyError, InvalidInputError, StaleRunError
 from holdfast.conversation.journal import recorded
 from holdfast.conversation.messages import ChatMessage, ToolCallContent
 from holdfast.conversation.records import decode_messages, encode_messages
@@ -38,7 +39,7 @@ UPDATES_PER_LOOK = 256
 class _Exchange:
     """A request under way. `next` brings what came; `heard` folds what was handed on; `end` closes the connection."""
 
-    __slots__ = ("_answer", "_batch", "_batches", "_heard", "_rest")
+    __slots__ = ("_answer", "_batch", "_batches", "_counted", "_heard", "_length", "_rest")
 
     def __init__(self, client: ChatClient, request: ChatRequest, heard: list[AgentRunResponseUpdate]) -> None:
         self._batches = cast(AsyncGenerator[Sequence[AgentRunResponseUpdate], None], client.ask(request))
@@ -46,6 +47,8 @@ class _Exchange:
         self._batch: Sequence[AgentRunResponseUpdate] = ()
         self._rest: Iterator[AgentRunResponseUpdate] = iter(())
         self._heard = heard
+        # How many of the last updates were counted, and how far they lead.
+        self._counted = self._length = 0
 
     async def next(self) -> Iterator[AgentRunResponseUpdate] | None:
         """The next updates, to be handed on one by one; None at the end. Asking for more means: all before was read."""
@@ -53,6 +56,7 @@ class _Exchange:
             self._answer.add(self._batch)
             self._heard.extend(self._batch)
             self._batch = ()
+            self._counted = self._length = 0
         batch = await anext(self._batches, None)
         if batch is None:
             return None
@@ -64,12 +68,21 @@ class _Exchange:
         """What of the last updates was handed on."""
         return self._batch[: len(self._batch) - operator.length_hint(self._rest)]
 
+    @property
+    def length(self) -> int:
+        """How far what was handed on of the last updates leads."""
+        new = self.handed()[self._counted :]
+        self._counted += len(new)
+        self._length += sum(map(units, spoken(new)))
+        return self._length
+
     def heard(self) -> Answer:
         """The answer as far as it was handed on. Nothing can be handed on afterwards."""
         handed = self.handed()
         self._answer.add(handed)
         self._heard.extend(handed)
         self._batch = ()
+        self._counted = self._length = 0
         for _ in self._rest:  # the stream holds the same iterator
             continue
         return self._answer
@@ -82,7 +95,21 @@ class _Exchange:
 class TurnRun(Sealable):
     """One run on one thread: made by an agent, driven by the loop, read by a stream."""
 
-    __slots__ = ("_began", "_journal", "_measured", "_place", "_tail", "_told", "found", "heard", "maker")
+    __slots__ = (
+        "_began",
+        "_catching_up",
+        "_journal",
+        "_length",
+        "_measured",
+        "_size",
+        "_tail",
+        "_told",
+        "found",
+        "heard",
+        "is_done",
+        "maker",
+        "told",
+    )
 
     def __init__(self, spec: RunSpec) -> None:
         """Encode the input. Raises InvalidInputError or ConfigurationError; nothing is opened yet."""
@@ -115,15 +142,21 @@ class TurnRun(Sealable):
         self._timer = None
         self._asked_to_stop = None
         self._rollback = False
-        # How many of the updates heard were measured, to which place they lead, and where the answer began.
-        self._measured = self._place = self._began = 0
-        # What was handed on so far, for the journal and for those who follow.
+        self._lost = self._stalled = None
+        # Where the answer begins; how many of its updates were measured, how far they lead, how much they are.
+        self._began = self._measured = self._length = self._size = 0
+        # What was handed on, for the journal and for those who follow: whole answers, and the pieces of this one.
+        self.told: list[AgentRunResponseUpdate] = []
         self.heard: list[AgentRunResponseUpdate] = []
+        # What is handed on of a turn that others make or have made, and from where.
+        self._catching_up: tuple[Cursor, list[AgentRunResponseUpdate], Iterator[AgentRunResponseUpdate]] | None = None
         self.restarts = ()
         # What a dead process had said of the answer that is asked for again; it counts until there is a new one.
         self._before = []
         # The turn, or the run in flight, that has this run's idempotency key.
         self.found: Earlier | Twin | None = None
+        # Whether it ends without a turn of its own.
+        self.is_done = False
         # The task that makes the run, where its reader may go away (see `detached`).
         self.maker: asyncio.Task[Any] | None = None
         # What the run raised, for a reader who asks later.
@@ -135,7 +168,7 @@ class TurnRun(Sealable):
         """Wait for the thread and take it. False if there is something to catch up with first (see `following`)."""
         spec = self.spec
         self._loop = asyncio.get_running_loop()
-        if spec.timeout is not None:
+        if spec.timeout is not None and self._deadline is None:
             self._deadline = self._loop.time() + spec.timeout
         point = spec.point
         if spec.input_from == "open run":
@@ -152,11 +185,11 @@ class TurnRun(Sealable):
         )
         async with asyncio.timeout_at(self._deadline):
             found = await acquire(spec.thread, self, wish)
-        if type(found) is OpenRun:
-            self._opened = found
+        if isinstance(found, OpenRun):
+            self._opened, self._catching_up = found, None
             log.debug("turn %s: open", self.turn_id)
             return True
-        self.found = cast("Earlier | Twin", found)
+        self.found = found
         return False
 
     async def ask(self) -> None:
@@ -167,19 +200,15 @@ class TurnRun(Sealable):
             self._encoded = await history.conversation(
                 spec.thread.store, spec.client.codec, spec.instructions, self._opened.head
             )
-        self._began = self._place
         body = self._encoded.body(self._told, self._tail)
         self._rounds += 1
         self._exchange = _Exchange(spec.client, ChatRequest(body, spec.options, spec.stream), self.heard)
 
     async def next_updates(self) -> Iterator[AgentRunResponseUpdate] | None:
         """What came of the answer, to be handed on one by one; None when it has ended."""
-        if self._status is not None:
+        if self._status is not None or self._lost is not None:
             raise self._ended_by_others()
         assert self._exchange is not None
-        if self._timer is None and self._handed_at is not None and self._loop is not None:
-            # Whoever asks for more has heard what was handed on: it is written down in time, come more or not.
-            self._timer = self._loop.call_later(JOURNAL_SECONDS, _write_down, weakref.ref(self))
         self._handed_at = None
         inside = INSIDE.set((*INSIDE.get(), self.turn_id))
         try:
@@ -189,21 +218,31 @@ class TurnRun(Sealable):
             # It knows its task, and that may keep the stream alive: a reader that was cancelled between two updates
             # would then hold the thread until the garbage collector comes by.
             self._waking = None
-            INSIDE.reset(inside)
+            with contextlib.suppress(ValueError):  # a loop that was closed in the middle of it left its context
+                INSIDE.reset(inside)
         if len(self.heard) - self._measured >= UPDATES_PER_LOOK:
             self._measure()
-        if self._journal is not None and self._journal.waits:
-            await self._journal.check()
+        if self._status is not None:  # ended by others while the last of it came
+            raise self._ended_by_others()
         if updates is not None:
             self._handed_at = self.spec.runtime.monotonic()
+            if self._timer is None and self._loop is not None:
+                self._timer = self._loop.call_later(JOURNAL_SECONDS, _write_down, weakref.ref(self))
         return updates
 
     def answered(self) -> list[ToolCallContent]:
         """Make the answer a message of the turn; what it calls for."""
+        before = len(self._output)
         self._take_answer()
         assert self._encoded is not None
         self._encoded.restore()
         self._measure()
+        # From now on it counts as what it has become: without a call that was cut off, say.
+        whole = updates_of(self._output[before:])
+        self.told.extend(whole)
+        self.heard = []
+        self._began += sum(map(units, whole))
+        self._measured = self._length = 0
         return unanswered_calls(self._output)
 
     def add_results(self, results: Sequence[ChatMessage]) -> None:
@@ -218,6 +257,11 @@ class TurnRun(Sealable):
         return self._stored_input
 
     @property
+    def deadline(self) -> float | None:
+        """When the run's own time is over, in its event loop's time."""
+        return self._deadline
+
+    @property
     def rounds(self) -> int:
         """How often the service was asked."""
         return self._rounds
@@ -225,9 +269,16 @@ class TurnRun(Sealable):
     @property
     def cursor(self) -> Cursor:
         """The place up to which the turn was handed on."""
+        if self._catching_up is not None:
+            cursor, batch, left = self._catching_up
+            return moved(cursor, batch[: len(batch) - operator.length_hint(left)])
         self._measure(check=False)
-        handed = self._exchange.handed() if self._exchange is not None else ()
-        return Cursor(self.epoch, self._place + sum(map(units, handed)))
+        length = self._exchange.length if self._exchange is not None else 0
+        return Cursor(self.epoch, self._began + self._length + length)
+
+    def said(self) -> list[AgentRunResponseUpdate]:
+        """What was handed on of this answer."""
+        return [*self.heard, *self._exchange.handed()] if self._exchange is not None else self.heard
 
     async def _says_again(self) -> Point:
         """Take the input of the thread's last turn, and its place. Raises InvalidInputError if there is none."""
@@ -250,21 +301,33 @@ class TurnRun(Sealable):
         self._says(opened.input, decode_messages(opened.input))
         self._output = list(before.messages)
         self._told = self._said + history.encode(self.spec.client.codec, output_told(self._output))
-        self.heard = updates_of(self._output)
-        self.restarts = before.restarts
-        journal = self._own_journal()
+        self.told = updates_of(self._output)
+        self._began = sum(map(units, self.told))
         self._before = before.pieces
-        if before.pieces:
-            self.restarts += ((opened.epoch, before.place),)
-            journal.asks_again()
-        self._measured, self._place = 0, 0
-        self._measure(check=False)
+        # Also if the journal is empty: the last half second may have been read by somebody.
+        self.restarts = (*before.restarts, (opened.epoch, self._began))
+        self._own_journal().asks_again()
         self.spec.thread.store.cache.holders[self.spec.thread.store.tenant, self.spec.thread.id] = self
         log.info("turn %s was left open by a process that is gone; going on with it", self.turn_id)
+
+    def hands_on(self, updates: list[AgentRunResponseUpdate], cursor: Cursor) -> Iterator[AgentRunResponseUpdate]:
+        """What others say or have said of the turn, to be read one by one; it begins at the cursor."""
+        left = iter(updates)
+        self._catching_up = (cursor, updates, left)
+        return left
+
+    def caught_up(self) -> None:
+        """From here on the run says its own."""
+        self._catching_up = None
+
+    def has_nothing_to_do(self) -> None:
+        """There was nothing to go on with."""
+        self.is_done = True
 
     def repeats(self, turn: Turn) -> None:
         """Be another turn, with the same idempotency key. Raises IdempotencyKeyError if it has no whole answer."""
         self.turn_id, self._turn, self._status = turn.id, turn, turn.status
+        self.is_done = True
         if turn.status != "completed":
             raise IdempotencyKeyError(
                 f"Turn {turn.id}, recorded under idempotency key {self.spec.key!r}, ended as {turn.status}; what there "
@@ -275,24 +338,32 @@ class TurnRun(Sealable):
     # --- what is written down while it is made ------------------------------------------------------------------
 
     def _measure(self, *, check: bool = True) -> None:
-        """See how far the turn has come. Raises AnswerTooLargeError."""
-        self._place += sum(map(units, self.heard[self._measured :]))
-        self._measured = len(self.heard)
+        """See how far the answer has come. Raises AnswerTooLargeError."""
+        new = self.heard[self._measured :]
+        self._measured += len(new)
+        self._length += sum(map(units, spoken(new)))
+        self._size += sum(map(units, new))
         if check:
-            limits.check_length(self._place - self._began, self._place, self.spec.limits, self.spec.client.service)
+            limits.check_length(self._size, self._began + self._size, self.spec.limits, self.spec.client.service)
 
     def _own_journal(self) -> Journal:
         if self._journal is None:
             assert self._opened is not None
-            written = len(self.heard) if self._rounds == 0 else 0
-            self._journal = Journal(self.spec.thread.store, self._opened, self.heard, written)
+            self._journal = Journal(self.spec.thread.store, self._opened, self._began)
         return self._journal
 
     def write_down(self) -> None:
-        """Bring the journal up to date, if the turn is still being made."""
+        """Bring the journal up to date, as long as the turn is being made."""
         self._timer = None
-        if self.is_open:
-            self._own_journal().keep_up()
+        if not self.is_open or self._loop is None:
+            return
+        try:
+            self._own_journal().keep_up(self.said())
+        except StaleRunError as error:
+            self._lost = error
+            self._wake()
+        else:
+            self._timer = self._loop.call_later(JOURNAL_SECONDS, _write_down, weakref.ref(self))
 
 
 def _write_down(run: weakref.ref[TurnRun]) -> None:

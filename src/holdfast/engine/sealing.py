@@ -30,6 +30,8 @@ log = logging.getLogger("holdfast.engine")
 
 # Seconds after which a stream that nobody reads gives way, when another run waits for its thread.
 STALLED_SECONDS = 30.0
+# Whoever waits looks at least so often at the run before it (see `leases` and the store's beat).
+LOOKS_APART = 2.5
 # Seconds after which a run that was asked to stop is ended from outside its event loop, which must be blocked.
 BLOCKED_SECONDS = 1.0
 
@@ -41,6 +43,9 @@ class Exchange(Protocol):
     """A request under way; `runs` makes it."""
 
     async def next(self) -> Iterator[AgentRunResponseUpdate] | None: ...
+
+    @property
+    def length(self) -> int: ...
 
     def handed(self) -> Sequence[AgentRunResponseUpdate]: ...
 
@@ -62,6 +67,7 @@ class Sealable:
         "_exchange",
         "_handed_at",
         "_loop",
+        "_lost",
         "_opened",
         "_output",
         "_process",
@@ -69,6 +75,7 @@ class Sealable:
         "_rounds",
         "_said",
         "_sealing",
+        "_stalled",
         "_status",
         "_stored_input",
         "_timer",
@@ -107,6 +114,8 @@ class Sealable:
     _handed_at: float | None
     _asked_to_stop: float | None
     _rollback: bool
+    _lost: StaleRunError | None
+    _stalled: tuple[object, float, float] | None
     _process: int
 
     @property
@@ -286,11 +295,17 @@ class Sealable:
     # --- ended by others ---------------------------------------------------------------------------------------
 
     def give_way(self) -> bool:
-        """End as cancelled if the reader has not asked for anything for long (another run waits)."""
-        stalled_since = self._handed_at
-        if self._status is not None or stalled_since is None:
+        """End as cancelled if the reader has not read anything for long (another run waits)."""
+        if self._status is not None or self._handed_at is None or self._exchange is None:
+            self._stalled = None
             return False
-        if self.spec.runtime.monotonic() - stalled_since < STALLED_SECONDS:
+        now, read = self.spec.runtime.monotonic(), (self._rounds, self._handed_at, len(self._exchange.handed()))
+        # Only time in which somebody looked counts: if the machine slept, so did the reader.
+        seen, since, looked = self._stalled or (None, now, now)
+        if seen != read or now - looked > 5 * LOOKS_APART:
+            since = self._handed_at if seen is None and now - self._handed_at < 5 * LOOKS_APART else now
+        self._stalled = (read, since, now)
+        if now - since < STALLED_SECONDS:
             return False
         self._let_go()
         return True
@@ -323,6 +338,10 @@ class Sealable:
     def _stop_here(self) -> None:
         if self.is_open:
             self._let_go()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have whoever drives the run find out that others have ended it."""
         if self._waking is not None and not self._waking.expired():
             with contextlib.suppress(RuntimeError):  # it does not wait at this moment, and finds out when it goes on
                 self._waking.reschedule(0)
@@ -344,10 +363,12 @@ class Sealable:
 
     def explained(self, error: BaseException) -> BaseException:
         """The error as the caller gets it: a typed one where others ended the run, or its own time ran out."""
-        if not isinstance(error, TimeoutError) or isinstance(error, HoldfastError):
+        if not isinstance(error, Exception) or isinstance(error, HoldfastError):
             return error
-        if self._asked_to_stop is not None and self._status is not None:
-            return self._ended_by_others()
+        if self._lost is not None or (self._asked_to_stop is not None and self._status == "cancelled"):
+            return self._ended_by_others()  # whatever the client made of being stopped
+        if not isinstance(error, TimeoutError):
+            return error
         if self._deadline is None or asyncio.get_running_loop().time() < self._deadline:
             return error  # somebody else's timeout
         opened = self.turn_id if self._opened is not None else None
@@ -355,6 +376,8 @@ class Sealable:
 
     def _ended_by_others(self) -> HoldfastError:
         thread_id = self.spec.thread.id
+        if self._lost is not None:
+            return self._lost
         if self._asked_to_stop is None:
             return endings.gave_way(self.turn_id, thread_id, STALLED_SECONDS)
         return endings.stopped(self.turn_id, thread_id, rollback=self._rollback)

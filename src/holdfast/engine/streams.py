@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
-from holdfast.conversation.cursors import Cursor, RestartUpdate, units
+from holdfast.conversation.cursors import Cursor
 from holdfast.conversation.errors import CallerError, RunCancelledError
 from holdfast.conversation.turns import TurnStatus
 from holdfast.conversation.updates import AgentRunResponseUpdate
@@ -44,14 +44,12 @@ class AgentRunStream:
     def __init__(self, run: TurnRun) -> None:
         self._run = run
         self._apart = apart = run.spec.apart
-        self._steps: AsyncGenerator[Iterator[AgentRunResponseUpdate], None] = (
-            read_apart(run) if apart else take_turn(run)
-        )
-        self._updates: Iterator[AgentRunResponseUpdate] = iter(())
+        self._steps: AsyncGenerator[Iterator[Any], None] = read_apart(run) if apart else take_turn(run)
+        self._updates: Iterator[Any] = iter(())
         self._reader: asyncio.Task[Any] | None = None
         self._stopped: asyncio.Event | None = None
         self._cancelled = False
-        self._place = 0  # how far the reader is, where the run is further
+        self._place: Cursor | None = None  # how far the reader is, where the run is further
 
     @property
     def turn_id(self) -> str:
@@ -69,7 +67,7 @@ class AgentRunStream:
     @property
     def cursor(self) -> str:
         """The place after the update that was read last: `thread.follow(turn_id, after=cursor)` gives the rest."""
-        return str(Cursor(self._run.epoch, self._place) if self._apart else self._run.cursor)
+        return str(self._place or Cursor() if self._apart else self._run.cursor)
 
     def __aiter__(self) -> AgentRunStream:
         return self
@@ -78,11 +76,11 @@ class AgentRunStream:
         while True:
             for update in self._updates:
                 if self._apart:
-                    self._place = update.n if isinstance(update, RestartUpdate) else self._place + units(update)
-                return update
+                    update, self._place = update
+                return cast(AgentRunResponseUpdate, update)
             self._updates = await self._next_batch()
 
-    async def _next_batch(self) -> Iterator[AgentRunResponseUpdate]:
+    async def _next_batch(self) -> Iterator[Any]:
         self._reader = asyncio.current_task()
         try:
             return await anext(self._steps)
@@ -91,6 +89,8 @@ class AgentRunStream:
                 raise StopAsyncIteration from None
             raise
         except asyncio.CancelledError:
+            if self._apart and self._cancelled and not asyncio.current_task().cancelling():  # type: ignore[union-attr]
+                raise StopAsyncIteration from None  # it was the run's own task that `cancel` has ended
             if self._stopped is None or self._reader is None:
                 raise
             # It was `cancel` that stopped us, not somebody who wants this task to end.
@@ -122,7 +122,10 @@ class AgentRunStream:
         self._updates = iter(())
         if self._apart:
             await self._end_maker()
-        if self._reader is None or self._reader is asyncio.current_task():
+        if self._reader is asyncio.current_task():  # from within the turn: whoever reads finds out
+            await self._run.cancelled()
+            return
+        if self._reader is None:
             await self._steps.aclose()
             return
         if self._stopped is None:

@@ -5,7 +5,6 @@ Rule of this file: a thread is a handle. All that is said is in the store; nothi
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -188,6 +187,8 @@ class AgentThread(Handle):
         What either says afterwards is unknown to the other.
         Raises TurnNotFoundError, ThreadExistsError, ThreadNotFoundError, ThreadDeletedError.
         """
+        if at is not None:
+            checked_turn_id(at)
         new_id = self._runtime.new_id("thread") if thread_id is None else checked_thread_id(thread_id)
         intent: Intent = "existing"
         incarnation = None
@@ -207,6 +208,8 @@ class AgentThread(Handle):
         Nothing is lost: the turns stay in the store, and what is said next begins a new branch (see `branches`).
         Raises InvalidInputError, TurnNotFoundError; ThreadBusyError while a run goes on, which `interrupt` ends.
         """
+        if to is not None:
+            checked_turn_id(to)
         if to is not None and turns is not None:
             raise InvalidInputError("Rewind by a number of turns or to a turn id, not both.", thread_id=self.id)
         back = 0 if to is not None else 1 if turns is None else turns
@@ -236,6 +239,7 @@ class AgentThread(Handle):
 
         Raises TurnNotFoundError; ThreadBusyError while a run goes on, which `interrupt` ends.
         """
+        checked_turn_id(turn_id)
         if await self.info() is None:
             raise TurnNotFoundError(f"Thread {self.id!r} has no turns yet, so none {turn_id!r}.", thread_id=self.id)
 
@@ -253,6 +257,8 @@ class AgentThread(Handle):
         that makes the turn die, it is closed as interrupted after `grace` seconds in which nobody resumes it.
         Raises InvalidInputError for what is no cursor; TurnNotFoundError where it is read.
         """
+        if isinstance(grace, bool) or not isinstance(grace, (int, float)) or not grace >= 0:
+            raise InvalidInputError(f"grace is a number of seconds, 0 or more; got {grace!r}.", thread_id=self.id)
         return TurnFollower(self, checked_turn_id(turn_id), after=after, grace=grace, runtime=self._runtime)
 
     async def cancel(self, turn_id: str | None = None) -> bool:
@@ -262,6 +268,8 @@ class AgentThread(Handle):
         that turn. What a dead process has left open is closed as interrupted. False if there was none. Runs that stand
         in line come next. Raises ThreadBusyError if the process that makes the run is alive, and does not react.
         """
+        if turn_id is not None:
+            checked_turn_id(turn_id)
         info = await self.info()
         running = info.busy if info is not None else None
         if running is None or turn_id not in (None, running):
@@ -278,7 +286,7 @@ class AgentThread(Handle):
                 await settle(self, self._runtime)
             pause = min(2 * pause, 0.25)
         raise ThreadBusyError(
-            f"Turn {running} on thread {self.id!r} was asked to end, and after {PATIENCE_SECONDS:.0f} s it has not: the "
+            f"Turn {running} on thread {self.id!r} was asked to end {PATIENCE_SECONDS:.0f} s ago and has not: the "
             "process that makes it is alive and does not react. End that process; the next run then goes on.",
             thread_id=self.id,
             turn_id=running,
@@ -303,15 +311,21 @@ class AgentThread(Handle):
 
         Somebody else may be closing it at this moment, and looks alive while it does: hence another look or two.
         """
-        for pause in MOMENTS:
+        until = self._runtime.monotonic() + PATIENCE_SECONDS
+        pauses = iter(MOMENTS)
+        while True:
             if interrupt:
                 await self.cancel()
-            with contextlib.suppress(ThreadBusyError):
+            try:
                 await change()
                 return
+            except ThreadBusyError:
+                # With `interrupt` the next in line may have been faster: it is ended too.
+                pause = next(pauses, 0.0 if interrupt and self._runtime.monotonic() < until else None)
+                if pause is None:
+                    raise
             await settle(self, self._runtime)
             await self._runtime.sleep(pause)
-        await change()
 
 
 class _Writer:

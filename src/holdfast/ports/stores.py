@@ -120,10 +120,13 @@ class Earlier(Struct, frozen=True):
     """There is a turn under this idempotency key already. `on_head`: it lies on the thread's history as it is now.
 
     The run that asked does not stand in line (any more).
+
+    `incarnation` is the life of the thread to which it belongs.
     """
 
     turn: StoredTurn
     on_head: bool
+    incarnation: int = 0
 
 
 class Point(Struct, frozen=True):

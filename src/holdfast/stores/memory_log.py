@@ -221,7 +221,7 @@ class Log:
         """A turn, and whether it is on the way to the thread's head."""
         turn = self.turns.get(place)
         assert turn is not None
-        return Earlier(turn, self.is_on(place, place_of(thread.head)))
+        return Earlier(turn, self.is_on(place, place_of(thread.head)), thread.incarnation)
 
     def earlier(self, thread: Thread, key: str | None) -> Earlier | None:
         """The turn that this life of a thread has under a key, on whichever of its own branches."""

@@ -282,12 +282,13 @@ def _page(connection: apsw.Connection, tenant: str, limit: int, after: rules.Pos
     entries: Any = connection.execute(f"{_ENTRIES} AND {where} {_ORDER}", (*values, limit + 1)).fetchall()
     found: list[ThreadInfo] = []
     lost: list[str] = []
-    for n, _, name in entries[:limit]:
+    for n, updated, name in entries[:limit]:
         try:
             row = connection.execute(f"{_INFO} AND n = ?", (tenant, n)).fetchone()
-            if row is None:
-                raise damaged(f"Row {n} of the threads")
-            found.append(_checked_info(row, tenant))
+            info = None if row is None else _checked_info(row, tenant)
+            if info is None or info.deleted or (info.id.encode(), info.updated_us) != (name, updated):
+                raise damaged(f"Row {n} of the threads")  # or the index, which leads to another one
+            found.append(info)
         except (DamagedError, UnicodeDecodeError):  # one that is damaged hides no other
             lost.append(name.decode(errors="replace"))
     if len(entries) <= limit:

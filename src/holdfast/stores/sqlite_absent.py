@@ -17,30 +17,37 @@ import apsw
 from holdfast.stores.sqlite_turns import damaged
 
 _BRANCH = "SELECT 1 FROM branches WHERE tenant = ? AND thread = ? LIMIT 1"
-_ROW = "SELECT tenant, id FROM threads NOT INDEXED WHERE n = ?"
-_ENTRY = "SELECT n, tenant, id FROM threads WHERE "
-_BEFORE = f"{_ENTRY} tenant = ? AND id < ? ORDER BY id DESC LIMIT 1"
-_AFTER = f"{_ENTRY} tenant = ? AND id > ? ORDER BY id LIMIT 1"
-_FIRST = f"{_ENTRY} tenant = ? ORDER BY id LIMIT 1"
-_LAST = f"{_ENTRY} tenant = ? ORDER BY id DESC LIMIT 1"
-_BEFORE_ALL = f"{_ENTRY} tenant < ? ORDER BY tenant DESC, id DESC LIMIT 1"
-_AFTER_ALL = f"{_ENTRY} tenant > ? ORDER BY tenant, id LIMIT 1"
+# An entry of the index, and the row that it leads to.
+_ENTRY = "SELECT e.tenant, e.id, t.tenant, t.id FROM threads e LEFT JOIN threads t NOT INDEXED ON t.n = e.n WHERE "
+_BEFORE = f"{_ENTRY} e.tenant = ? AND e.id < ? ORDER BY e.id DESC LIMIT 1"
+_AFTER = f"{_ENTRY} e.tenant = ? AND e.id > ? ORDER BY e.id LIMIT 1"
+_BEFORE_ALL = f"{_ENTRY} e.tenant < ? ORDER BY e.tenant DESC, e.id DESC LIMIT 1"
+_AFTER_ALL = f"{_ENTRY} e.tenant > ? ORDER BY e.tenant, e.id LIMIT 1"
+_FIRST = "SELECT id FROM threads WHERE tenant = ? ORDER BY id LIMIT 1"
+_LAST = "SELECT id FROM threads WHERE tenant = ? ORDER BY id DESC LIMIT 1"
 
 
 def check_absent(connection: apsw.Connection, tenant: str, thread_id: str) -> None:
     """Raises DamagedError if a thread that was not found may have been there."""
 
-    def entry(statement: str, *values: str) -> Any:
+    def found(statement: str, *values: str) -> Any:
         return connection.execute(statement, values).fetchone()
 
-    def fits(found: Any) -> bool:
-        return found is None or connection.execute(_ROW, found[:1]).fetchone() == found[1:]
+    def fits(entry: Any) -> bool:
+        return entry is None or entry[:2] == entry[2:]
 
-    before, after = entry(_BEFORE, tenant, thread_id), entry(_AFTER, tenant, thread_id)
-    first, last = entry(_FIRST, tenant), entry(_LAST, tenant)
-    beside = [before or entry(_BEFORE_ALL, tenant), after or entry(_AFTER_ALL, tenant)]
-    none_before = first is None or first[2] > thread_id
-    none_after = last is None or last[2] < thread_id
-    sound = (before is None) == none_before and (after is None) == none_after and all(map(fits, beside))
-    if not sound or connection.execute(_BRANCH, (tenant, thread_id)).fetchone() is not None:
+    def begins_after() -> bool:
+        """Nothing of the tenant stands before the place: then its first entry stands after it."""
+        first = found(_FIRST, tenant)
+        return (first is None or (isinstance(first[0], str) and first[0] > thread_id)) and fits(
+            found(_BEFORE_ALL, tenant)
+        )
+
+    def ends_before() -> bool:
+        last = found(_LAST, tenant)
+        return (last is None or (isinstance(last[0], str) and last[0] < thread_id)) and fits(found(_AFTER_ALL, tenant))
+
+    before, after = found(_BEFORE, tenant, thread_id), found(_AFTER, tenant, thread_id)
+    sound = fits(before) and fits(after) and found(_BRANCH, tenant, thread_id) is None
+    if not (sound and (before is not None or begins_after()) and (after is not None or ends_before())):
         raise damaged(f"The index by which thread {thread_id!r} is looked for", thread_id=thread_id)

@@ -130,5 +130,3 @@ def _put_in_place(made: str, target: str, replace: bool) -> None:
             os.rename(made, target)
     with contextlib.suppress(OSError):  # some file systems know no sync of a folder
         _sync(os.path.dirname(target))
-
-

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import apsw
+from msgspec.structs import replace
 
 from holdfast.ports.stores import Earlier, Head, Point, Segment, StoredTurn, Tip
 from holdfast.stores import rules
@@ -121,7 +122,7 @@ def earlier(
     found: Any = connection.execute(_UNDER_KEY, (tenant, key, thread_id, incarnation)).fetchone()
     if found is None:
         return None
-    turn = recorded(connection, tenant, head, *found)
+    turn = replace(recorded(connection, tenant, head, *found), incarnation=incarnation)
     if turn.turn.key != key:
         raise damaged(f"The index by which the key {key!r} is looked for", thread_id=thread_id)
     return turn

@@ -153,7 +153,7 @@ class Database:
 
         def empty() -> None:
             with contextlib.suppress(apsw.Error):
-                self._checkpoints().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._copy_log("TRUNCATE")
             finish_all([pending])
 
         return pending if self._call_in_writer(empty) else Failed(store_closed(self.path))
@@ -211,12 +211,16 @@ class Database:
         began = time.perf_counter()
         if began - self._looked > LOOK_SECONDS:
             self._look_whether_it_is_there(began)
-        connection.execute("BEGIN IMMEDIATE")
         try:
+            connection.execute("BEGIN IMMEDIATE")
             value = work(connection)
             connection.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             roll_back(connection)
+            if isinstance(error, apsw.ReadOnlyError):
+                # What SQLite cannot open for writing at some moment it opens for reading, for good: open it anew.
+                self._writer = None
+                connection.close()
             raise
         self._commits += 1
         if durable:
@@ -297,13 +301,22 @@ class Database:
         store's log would grow for ever.
         """
         try:
-            connection = self._checkpoints()
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            self._copy_log("PASSIVE")
             with self._lock:
-                connection.execute("PRAGMA wal_checkpoint(RESTART)")
+                self._copy_log("RESTART")
         except (apsw.Error, HoldfastError) as error:
             log.warning("a checkpoint of %s failed and will be tried again: %s", self.path, error)
         self._checkpoint_asked = False
+
+    def _copy_log(self, mode: str) -> None:
+        connection = self._checkpoints()
+        try:
+            connection.execute(f"PRAGMA wal_checkpoint({mode})")
+        except apsw.Error as error:
+            if not isinstance(error, apsw.BusyError):
+                self._checkpointer = None  # to be opened anew, as in `_transaction`
+                connection.close()
+            raise
 
     # --- connections -------------------------------------------------------------------------------------------
 
@@ -316,7 +329,7 @@ class Database:
         return self._writer
 
     def _look_whether_it_is_there(self, now: float) -> None:
-        """What is written into a file that was deleted or replaced, nobody finds again. Raises StoreUnavailableError."""
+        """What goes into a file that was deleted or replaced, nobody finds again. Raises StoreUnavailableError."""
         if identity(self.path) != self._file:
             raise store_moved(self.path)
         self._looked = now

@@ -57,11 +57,15 @@ def opened(path: str, busy_ms: int) -> apsw.Connection:
 
 
 def _use_log(connection: apsw.Connection, busy_ms: int) -> None:
-    """Turn the write-ahead log on. SQLite does not wait here while another process does the same: so we do."""
+    """Turn the write-ahead log on. SQLite does not wait here while another process does the same: so we do.
+
+    If the disk fails at it, SQLite says no more than that another mode is on.
+    """
     end = time.monotonic() + busy_ms / 1000
     while True:
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
+            if connection.execute("PRAGMA journal_mode=WAL").get != "wal":
+                raise apsw.IOError("the write-ahead log could not be turned on")
             return
         except apsw.BusyError:
             if time.monotonic() > end:
@@ -83,6 +87,8 @@ def _check_schema(connection: apsw.Connection, path: str, busy_ms: int) -> None:
             f"{path} was written by a newer holdfast (tables of version {version}; this one knows "
             f"{SCHEMA_VERSION}). Nothing was changed. Update holdfast."
         )
+    if connection.pragma("journal_mode") != "wal" and not connection.readonly("main"):
+        _use_log(connection, busy_ms)  # somebody has turned it off
 
 
 def identity(path: str) -> tuple[int, int] | None:
@@ -140,8 +146,13 @@ _WORDS: list[tuple[type[Exception], type[StoreError], str]] = [
     (apsw.ReadOnlyError, StoreReadOnlyError, "{path} may not be written. Check the rights of the file and its folder"),
     (apsw.BusyError, StoreBusyError, "Another process has been writing {path} for too long. Try again"),
     (apsw.LockedError, StoreBusyError, "{path} is locked. Try again"),
+    (apsw.ProtocolError, StoreBusyError, "{path} was kept locked for too long. Try again"),
     (apsw.NotADBError, NotADatabaseError, "{path} is no database. Choose another file; this one was not touched"),
-    (apsw.CorruptError, StoreUnavailableError, "{path} is damaged. Keep a copy, and restore a backup"),
+    (
+        apsw.CorruptError,
+        StoreUnavailableError,
+        "{path} is damaged. Keep a copy, and restore a backup; 'holdfast verify' tells more",
+    ),
     (
         apsw.CantOpenError,
         StoreUnavailableError,
@@ -166,5 +177,6 @@ def translated(error: BaseException, path: str) -> BaseException:
             f"{error.filename or path} may not be written. Check the rights of the file and its folder."
         )
     if isinstance(error, OSError) and not isinstance(error, HoldfastError):
-        return StoreUnavailableError(f"The store at {path} failed: {error.strerror or error}.")
+        words = "What was acknowledged is kept; try again"
+        return StoreUnavailableError(f"The store at {path} failed: {error.strerror or error}. {words}.")
     return error

@@ -24,6 +24,7 @@ from holdfast.testing.contracts_line import LineTests
 from holdfast.testing.contracts_points import PointTests, StandingTests
 from holdfast.testing.contracts_runs import OpeningTests, SealingTests, TakingOverTests
 from holdfast.testing.contracts_threads import DirectoryTests, TenantTests
+from holdfast.testing.contracts_verifying import VerifyingTests
 
 
 class StoreContract(
@@ -45,6 +46,7 @@ class StoreContract(
     DeletingTests,
     DirectoryTests,
     TenantTests,
+    VerifyingTests,
 ):
     """Everything that a `ThreadStore` promises. Subclass it, and give `make_store` (see `Bench` for the hooks)."""
 
