@@ -16,6 +16,7 @@ from holdfast.conversation.messages import ChatMessage
 from holdfast.conversation.records import encode_messages, encode_turn
 from holdfast.conversation.turns import results_for, unanswered_calls
 from holdfast.conversation.updates import Answer
+from holdfast.engine.effects import call_ids, new_call_id
 from holdfast.engine.endings import WHY_NOT_MADE
 from holdfast.engine.handles import Handle
 from holdfast.ports.runtime import Runtime
@@ -109,8 +110,8 @@ def _what_was_done(taken: OpenRun) -> tuple[list[ChatMessage], Recorded]:
     answer = Answer()
     answer.add(before.pieces)
     said = answer.message(
-        lambda index: f"call_{taken.turn_id}_{index}",
-        taken=[call.call_id for message in output for call in message.tool_calls],
+        lambda index: new_call_id(taken.turn_id, index),
+        taken=call_ids(output),
     )
     if said is not None:
         output.append(said)

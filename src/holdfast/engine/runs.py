@@ -242,7 +242,7 @@ class TurnRun(Sealable):
         self.told.extend(whole)
         self.heard = []
         self._began += sum(map(units, whole))
-        self._measured = self._length = 0
+        self._measured = self._length = self._size = 0
         return unanswered_calls(self._output)
 
     def add_results(self, results: Sequence[ChatMessage]) -> None:

@@ -21,6 +21,7 @@ from holdfast.conversation.records import encode_turn
 from holdfast.conversation.turns import Turn, TurnStatus, output_told, results_for, unanswered_calls
 from holdfast.conversation.updates import AgentRunResponseUpdate, Answer, Usage, sound
 from holdfast.engine import endings, history
+from holdfast.engine.effects import call_ids, new_call_id
 from holdfast.engine.leases import release
 from holdfast.engine.responses import AgentRunResponse, response_of
 from holdfast.engine.specs import RunSpec
@@ -206,7 +207,11 @@ class Sealable:
         """The answer that was asked for again never began: what a dead process had said of it stands."""
         answer = Answer()
         answer.add(self._before)
-        message = answer.message(lambda index: f"call_{self.turn_id}_{index}", author_name=self.spec.agent_name)
+        message = answer.message(
+            lambda index: new_call_id(self.turn_id, index),
+            taken=call_ids(self._output),
+            author_name=self.spec.agent_name,
+        )
         if message is not None:
             self._output.append(message)
 
@@ -215,8 +220,8 @@ class Sealable:
             return
         self._answer = self._exchange.heard()
         message = self._answer.message(
-            lambda index: f"call_{self.turn_id}_{self._rounds}_{index}",
-            taken=[call.call_id for message in self._output for call in message.tool_calls],
+            lambda index: new_call_id(self.turn_id, self._rounds, index),
+            taken=call_ids(self._output),
             author_name=self.spec.agent_name,
         )
         if message is not None:

@@ -290,11 +290,18 @@ def _page(connection: apsw.Connection, tenant: str, limit: int, after: rules.Pos
                 raise damaged(f"Row {n} of the threads")  # or the index, which leads to another one
             found.append(info)
         except (DamagedError, UnicodeDecodeError):  # one that is damaged hides no other
-            lost.append(name.decode(errors="replace"))
+            lost.append(_readable(name))
     if len(entries) <= limit:
         return ThreadPage(tuple(found), None, tuple(lost))
     _, updated, name = entries[limit - 1]
-    return ThreadPage(tuple(found), rules.cursor_after((updated, name.decode(errors="replace"))), tuple(lost))
+    if not isinstance(updated, int):
+        raise damaged("The index by which threads are listed")
+    return ThreadPage(tuple(found), rules.cursor_after((updated, _readable(name))), tuple(lost))
+
+
+def _readable(name: bytes | None) -> str:
+    """An id as it stands in an index, which may be damaged."""
+    return (name or b"").decode(errors="replace")
 
 
 def _checked_info(found: Any, tenant: str) -> ThreadInfo:
