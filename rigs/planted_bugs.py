@@ -96,13 +96,13 @@ _DURABILITY = (
     _edited(
         "commit-error-swallowed",
         "stores/sqlite_db.py",
-        '            connection.execute("COMMIT")\n        except BaseException:',
+        '            connection.execute("COMMIT")\n        except BaseException as error:',
         "            try:\n"
         '                connection.execute("COMMIT")\n'
-        "            except (apsw.IOError, apsw.FullError) as error:\n"
-        '                log.warning("a commit to %s failed: %s", self.path, error)\n'
+        "            except (apsw.IOError, apsw.FullError) as failed:\n"
+        '                log.warning("a commit to %s failed: %s", self.path, failed)\n'
         "                roll_back(connection)\n"
-        "        except BaseException:",
+        "        except BaseException as error:",
         "A store that cannot write says so: an error of the disk, or a full one, at the COMMIT is only logged, and "
         "the run returns with a turn that is not there.",
     ),

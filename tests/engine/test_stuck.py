@@ -18,8 +18,11 @@ import pytest
 
 from holdfast import (
     AgentRunResponseUpdate,
+    AgentThread,
     ChatAgent,
     ChatMessage,
+    EndUpdate,
+    FinishUpdate,
     InvalidInputError,
     RunCancelledError,
     RunTimeoutError,
@@ -28,9 +31,12 @@ from holdfast import (
     ThreadBusyError,
     ThreadDeletedError,
     ThreadStore,
+    ToolCallUpdate,
     UnknownContent,
 )
 from holdfast.ports.clients import ChatRequest
+from holdfast.testing.openai_chat_rules import STRICT
+from holdfast.testing.openai_checks import Field
 from holdfast.testing.runtime import SeededRuntime
 from holdfast.testing.scripted import ScriptedChatClient
 
@@ -247,6 +253,51 @@ async def test_stores_that_are_dropped_give_everything_back(tmp_path: Path) -> N
         await asyncio.sleep(0.05)
         if n:
             assert things()[1] - before[1] <= 3
+
+
+async def test_a_turn_with_calls_is_followed_to_its_end_through_another_store(tmp_path: Path) -> None:
+    """Its journal begins with a whole answer, which stands where it began."""
+    stores = [SQLiteStore(tmp_path / "threads.db") for _ in range(2)]
+    go = asyncio.Event()
+    call = ToolCallUpdate(index=0, call_id="c1", name="fly", arguments="{}")
+    client = ScriptedChatClient(["I try. ", call, FinishUpdate(finish_reason="tool_calls")], ["No ", go.wait, "wings."])
+    agent = client.create_agent(thread_store=stores[0])
+    stream = agent.run_stream("x", thread=agent.get_thread("t", create=True))
+    reading = asyncio.create_task(stream.response())
+    while len(client.requests) < 2:
+        await asyncio.sleep(0.001)
+    follower = AgentThread(stores[1], "t", intent="existing").follow(stream.turn_id)
+    told = [await anext(follower)]
+    go.set()
+    told += [update async for update in follower]
+    assert "".join(update.text for update in told) == (await reading).text == "I try. No wings."
+    assert [type(update) for update in told if not update.text] == [ToolCallUpdate, EndUpdate]
+    for store in stores:
+        store.close()
+
+
+@pytest.mark.parametrize("in_flight", [False, True])
+async def test_a_retry_that_is_left_in_its_middle_is_followed_from_its_cursor(
+    store: ThreadStore, in_flight: bool
+) -> None:
+    """From the first word on its turn is the one that has the key."""
+    go = asyncio.Event()
+    client = ScriptedChatClient(["one ", go.wait, "two"])
+    agent = client.create_agent(thread_store=store)
+    thread = agent.get_new_thread()
+    first = asyncio.create_task(agent.run("x", thread=thread, idempotency_key="k"))
+    while not client.requests:
+        await asyncio.sleep(0.001)
+    if not in_flight:
+        go.set()
+        await first
+    async with agent.run_stream("x", thread=agent.get_thread(thread.id), idempotency_key="k") as stream:
+        read = (await anext(stream)).text
+        turn_id, cursor = stream.turn_id, stream.cursor
+    go.set()
+    rest = [update async for update in agent.get_thread(thread.id).follow(turn_id, after=cursor)]
+    assert read + "".join(update.text for update in rest) == "one two"
+    assert turn_id == (await first).turn_id
 
 
 async def test_a_stream_nobody_reads_gives_way_to_another_process(
@@ -489,3 +540,18 @@ async def test_values_that_make_no_sense(store: ThreadStore) -> None:
             ChatAgent(ScriptedChatClient(), **options)  # type: ignore[arg-type]
         with pytest.raises(InvalidInputError):
             await agent.regenerate(thread, **options)  # type: ignore[arg-type]
+
+
+async def test_calls_that_came_without_names_get_some_that_services_take_back(store: ThreadStore) -> None:
+    """They are told of in every later turn: one that is too long would have them all refused."""
+    calls = [ToolCallUpdate(index=n, name="fly", arguments="{}") for n in range(3)]
+    script = [calls, FinishUpdate(finish_reason="tool_calls")]
+    client = ScriptedChatClient(script, script, "I cannot.", "fine")
+    agent = client.create_agent(thread_store=store)
+    thread = agent.get_new_thread()
+    await agent.run("fly", thread=thread)
+    await agent.run("well?", thread=thread)
+    for rule in STRICT:
+        rule(Field(client.requests[-1]))
+    named = [call["id"] for told in client.requests[-1]["messages"] for call in told.get("tool_calls", ())]
+    assert len(set(named)) == 6

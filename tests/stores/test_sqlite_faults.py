@@ -204,6 +204,47 @@ async def _turns(path: str, thread_id: str) -> list[str]:
     return [t.id for t in turns]
 
 
+# --- a file that goes away -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+async def test_a_file_that_was_moved_is_missed_and_goes_on_when_it_is_back(
+    sqlite: SQLiteStore, monkeypatch: pytest.MonkeyPatch, threaded: bool
+) -> None:
+    monkeypatch.setattr(sqlite_db, "LOOK_SECONDS", 0.0)
+    agent = agent_on(sqlite)
+    thread = agent.get_new_thread("a")
+    await agent.run("kept", thread=thread)
+    if threaded:
+        sqlite._shared.database._commit_seconds = 1e9
+    place = Path(sqlite.location)
+    place.rename(place.with_name("elsewhere.db"))
+    with pytest.raises(StoreUnavailableError, match="deleted, moved or replaced"):
+        await agent.run("x", thread=thread)
+    with pytest.raises(StoreUnavailableError, match="deleted, moved or replaced"):
+        await sqlite.list()
+    assert not place.exists()
+    place.with_name("elsewhere.db").rename(place)
+    await agent.run("kept too", thread=thread)
+    assert [turn.input[0].text for turn in await thread.turns()] == ["kept", "kept too"]
+
+
+async def test_a_file_that_was_replaced_is_not_written_to(
+    sqlite: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_db, "LOOK_SECONDS", 0.0)
+    agent = agent_on(sqlite)
+    thread = agent.get_new_thread("a")
+    await agent.run("kept", thread=thread)
+    await sqlite.backup(tmp_path / "copy.db")
+    before = (tmp_path / "copy.db").read_bytes()
+    os.replace(tmp_path / "copy.db", sqlite.location)
+    with pytest.raises(StoreUnavailableError, match="deleted, moved or replaced"):
+        await agent.run("x", thread=thread)
+    sqlite.close()
+    assert Path(sqlite.location).read_bytes() == before
+
+
 # --- damage ----------------------------------------------------------------------------------------------------
 
 DAMAGE: dict[str, str] = {

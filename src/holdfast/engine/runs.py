@@ -237,13 +237,16 @@ class TurnRun(Sealable):
         assert self._encoded is not None
         self._encoded.restore()
         self._measure()
+        calls = unanswered_calls(self._output)
+        if calls:
+            self._own_journal()  # it begins where this answer began
         # From now on it counts as what it has become: without a call that was cut off, say.
         whole = updates_of(self._output[before:])
         self.told.extend(whole)
         self.heard = []
         self._began += sum(map(units, whole))
         self._measured = self._length = self._size = 0
-        return unanswered_calls(self._output)
+        return calls
 
     def add_results(self, results: Sequence[ChatMessage]) -> None:
         """Results of tool calls: the next question tells the service of them."""
@@ -265,6 +268,13 @@ class TurnRun(Sealable):
     def rounds(self) -> int:
         """How often the service was asked."""
         return self._rounds
+
+    @property
+    def known_as(self) -> str:
+        """The turn whose words are handed on: its own, or for now the one that has its idempotency key."""
+        if self.found is None or self._opened is not None:
+            return self.turn_id
+        return self.found.turn.turn_id if isinstance(self.found, Earlier) else self.found.turn_id
 
     @property
     def cursor(self) -> Cursor:

@@ -57,7 +57,7 @@ class AgentRunStream:
 
         Should the run's idempotency key be taken, it becomes the id of the turn that has it.
         """
-        return self._run.turn_id
+        return self._run.known_as
 
     @property
     def status(self) -> TurnStatus | None:

@@ -309,13 +309,12 @@ class Database:
         self._checkpoint_asked = False
 
     def _copy_log(self, mode: str) -> None:
-        connection = self._checkpoints()
         try:
-            connection.execute(f"PRAGMA wal_checkpoint({mode})")
+            self._checkpoints().execute(f"PRAGMA wal_checkpoint({mode})")
         except apsw.Error as error:
-            if not isinstance(error, apsw.BusyError):
+            if self._checkpointer is not None and not isinstance(error, apsw.BusyError):
+                self._checkpointer.close()
                 self._checkpointer = None  # to be opened anew, as in `_transaction`
-                connection.close()
             raise
 
     # --- connections -------------------------------------------------------------------------------------------

@@ -258,11 +258,12 @@ class Tree:
         if self._unsound.get(branch, (seq + 1, None))[0] <= seq:
             return "", None
         before = self.before(branch, seq)
+        if before is not None and (hash in (before.hash, before.made) or not before.sound):
+            return "", None
         if before is not None:
-            fits = hash in (before.hash, before.made) or not before.sound
-            flaw = "" if fits else f"it names another hash than turn {seq} has"
-            return flaw, self._if_forkable(tenant, before.last_sound)
-        row = read_row(self._connection, _TURN_BEFORE, branch, seq)
-        earlier = self.before(branch, row[0]) if isinstance(row, tuple) and isinstance(row[0], int) else None
-        last_sound = self._if_forkable(tenant, earlier.last_sound) if earlier is not None else None
-        return f"turn {seq} of branch {branch}, on which it stands, is not there", last_sound
+            flaw, earlier = f"it names another hash than turn {seq} has", self.before(branch, seq - 1)
+        else:
+            flaw = f"turn {seq} of branch {branch}, on which it stands, is not there"
+            row = read_row(self._connection, _TURN_BEFORE, branch, seq)
+            earlier = self.before(branch, row[0]) if isinstance(row, tuple) and isinstance(row[0], int) else None
+        return flaw, self._if_forkable(tenant, earlier.last_sound) if earlier is not None else None
