@@ -13,6 +13,8 @@ from holdfast import MemoryStore, SQLiteStore, ThreadStore
 def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test may reach a service, whatever the environment (or the `.env`) of the person who runs it holds."""
     monkeypatch.setattr("holdfast.clients.environment.FILE", os.devnull)
+    for name in ("COLUMNS", "LINES"):  # a terminal is as wide as it is, whatever runs the tests in several processes
+        monkeypatch.delenv(name, raising=False)
     for name in list(os.environ):
         if name.startswith(("OPENAI_", "AZURE_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)

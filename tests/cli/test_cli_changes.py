@@ -325,7 +325,7 @@ def test_in_the_middle_of_a_turn(on, said, answering):
         ("fork", "a thread"),
     )
     assert rewound.returncode == deleted.returncode == 1
-    assert "cannot be rewound: turn turn_" in rewound.stderr
+    assert "cannot be moved to another turn: turn turn_" in rewound.stderr
     for done in (rewound, deleted):
         assert done.stderr.endswith("Wait until that run has ended, or cancel it first. --interrupt does that.\n")
     assert renamed.returncode == 0

@@ -35,6 +35,7 @@ from holdfast import (
     UnknownContent,
 )
 from holdfast.ports.clients import ChatRequest
+from holdfast.ports.stores import Head, OpenRun
 from holdfast.testing.openai_chat_rules import STRICT
 from holdfast.testing.openai_checks import Field
 from holdfast.testing.runtime import SeededRuntime
@@ -274,6 +275,22 @@ async def test_a_turn_with_calls_is_followed_to_its_end_through_another_store(tm
     assert [type(update) for update in told if not update.text] == [ToolCallUpdate, EndUpdate]
     for store in stores:
         store.close()
+
+
+async def test_a_transcript_that_a_dead_process_was_adopting_is_not_gone_on_with(store: ThreadStore) -> None:
+    """It was put there as a run to which nobody has said anything: a model must not be asked to answer that."""
+    client = ScriptedChatClient("one", "two")
+    agent = client.create_agent(thread_store=store)
+    thread = agent.get_new_thread()
+    await agent.run("a", thread=thread)
+    left = await store.open_run(thread.id, "turn_left", b"[]", 1)
+    assert isinstance(left, OpenRun)
+    with pytest.raises(InvalidInputError):  # whoever made it has let go
+        await store.seal(left, (), stand=Head(branch=99, seq=1))
+    assert await agent.resume(thread) is None
+    assert len(client.requests) == 1
+    assert (await agent.run("b", thread=thread)).text == "two"
+    assert [turn.input[0].text for turn in await thread.turns()] == ["a", "b"]
 
 
 @pytest.mark.parametrize("in_flight", [False, True])

@@ -482,7 +482,7 @@ async def test_a_history_that_is_deleted_in_the_middle_of_an_answer(example: Mod
             assert (await client.delete("/history", headers=as_user("ada"))).status_code == 204
             gate.opened.set()
             *_, (kind, data) = [event async for event in events]
-            assert (kind, data["error"], data["answer"]) == ("error", "StaleRun", "One, two.")
+            assert (kind, data["error"], data["answer"]) == ("error", "RunCancelled", "One, ")
         assert await history(client, "ada") == []
         assert await say(client, "ada", "Hello?") == "Hello."
 

@@ -62,7 +62,9 @@ async def left_over(handle: Handle) -> OpenRun | None:
     if info is None or info.busy is None:
         return None
     progress = await handle.store.progress(handle.id, info.busy)
-    return progress.run if progress is not None and not progress.alive else None
+    run = progress.run if progress is not None and not progress.alive else None
+    # Where nobody said anything (a transcript was being adopted), there is nothing to go on with.
+    return None if run is None or run.input == NOTHING else run
 
 
 async def settle(handle: Handle, runtime: Runtime) -> None:
