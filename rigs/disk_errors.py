@@ -40,7 +40,7 @@ from msgspec import Struct, field
 from holdfast import HoldfastError
 from rigs.contents import read_contents
 from rigs.disk_full import LIMITS, Limit, NotPossible, set_limit
-from rigs.disk_judge import Verdict, judge, to_retry
+from rigs.disk_judge import Verdict, judge, remains, to_retry
 from rigs.disk_lives import PLANS, THREADED, Scratch
 from rigs.disk_plants import ERROR_PLANTS
 from rigs.disk_pool import Pool
@@ -52,6 +52,7 @@ from rigs.oracle import Violation
 
 ONCE, FOR_EVER = "once", "ever"
 _REFUSED_ENOUGH = 2  # steps that are refused before the disk is mended
+_HANGS_ENOUGH = 8  # calls that hang, each for long: nobody waits for more of them
 _OTHERS_LET_GO = 20  # so many tries later a lock that somebody else holds is free
 _STEPS = (4, 10)
 _BATCH, _PATIENCE = 40, 60.0
@@ -169,7 +170,9 @@ class Trial:
         copied = self.disk.copied - copied
         self.talker.close()
         disk().watch(None)
-        verdict = judge(self.lines, await read_contents(self.folder / STORE), probes=probes, hushed=True)
+        contents = await read_contents(self.folder / STORE)
+        verdict = judge(self.lines, contents, probes=probes, hushed=True)
+        verdict.violations += remains(self.lines, contents, (self.folder / STORE).read_bytes())
         if not copied:
             verdict.violations.append(Violation("log grows", "a checkpoint after the disk was mended copied nothing"))
         return verdict
@@ -303,12 +306,15 @@ def run(campaign: Campaign, faults: Sequence[Fault], jobs: int, tally: Tally) ->
         tally.at_most("slowest next turn, s", verdict.next_turn)
         tally.found(verdict.violations, fault.name)
         tally.tick()
+        if sum(violation.kind == "call hangs" for violation, _ in tally.violations) >= _HANGS_ENOUGH:
+            pool.stop()
 
     def stuck(fault: Fault, why: str) -> None:
         tally.found([Violation("call hangs", why)], fault.name)
         tally.tick()
 
-    Pool(campaign.strike, Result, done=done, stuck=stuck, patience=_PATIENCE).run(faults, jobs=jobs, batch=_BATCH)
+    pool = Pool(campaign.strike, Result, done=done, stuck=stuck, patience=_PATIENCE)
+    pool.run(faults, jobs=jobs, batch=_BATCH)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

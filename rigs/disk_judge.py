@@ -16,7 +16,7 @@ from typing import TypeAlias
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from rigs.disk_turns import Answered, AnyLine, Began, Heard, Refused, Told
+from rigs.disk_turns import Answered, AnyLine, Began, Heard, Kept, Refused, Told
 from rigs.evidence import Contents, TurnSeen
 from rigs.oracle import PATIENCE, Violation
 from rigs.talk import answer_to, text_of, token_in
@@ -42,6 +42,7 @@ class Outcome(Struct):
 
     began: Began
     stage: str = "began"
+    kept: int = 0  # characters of its answer that were written down
     last: Told | Refused | None = None
 
     @property
@@ -70,6 +71,8 @@ def outcomes(lines: Sequence[AnyLine]) -> list[Outcome]:
             found[line.token] = saying[line.token] = Outcome(line)
             if line.kind == "retry":
                 saying[line.stand] = found[line.token]
+        elif isinstance(line, Kept):
+            saying[line.token].kept = line.characters
         elif isinstance(line, (Heard, Answered)):
             saying[line.token].stage = "heard" if isinstance(line, Heard) else "answered"
         elif isinstance(line, (Told, Refused)):
@@ -114,7 +117,7 @@ def _after_retry(step: Outcome, was: set[History]) -> Iterator[History]:
     for history in was:
         status = dict(history or ()).get(token)
         if status in (None, "failed"):  # a turn that failed has given its key back
-            said = Outcome(replace(step.began, token=token), step.stage, step.last)
+            said = Outcome(replace(step.began, token=token), step.stage, last=step.last)
             yield from _after_turn(said, {history}, {ABSENT})
         if status in (None, "completed") or not told:
             yield history  # (or it hangs on a branch that the thread has left)
@@ -185,9 +188,24 @@ def judge(
             _left_over(contents),
         ]
         checks.append(_words(steps, probes, hushed))
+    if not (in_part or power_cut or hushed):
+        checks.append(_kept(contents, steps))
     for check in checks:
         verdict.violations.extend(check)
     return verdict
+
+
+def remains(lines: Sequence[AnyLine], contents: Contents, files: bytes) -> Iterator[Violation]:
+    """Nothing that was said on a deleted thread, and that no other thread reaches, is left in the files' bytes."""
+    steps = outcomes(lines)
+    there = {_token(turn) for turn in contents.turns}
+    for delete in steps:
+        if delete.began.kind != "delete" or not isinstance(delete.last, Told):
+            continue
+        for step in steps:
+            token, said = step.began.token, step.began.kind in _TURNS and step.began.thread == delete.began.thread
+            if said and step.began.at < delete.began.at and token not in there and token.encode() in files:
+                yield Violation("deleted bytes left", f"{token}, of the deleted thread {delete.began.thread}")
 
 
 def _token(turn: TurnSeen) -> str:
@@ -264,6 +282,16 @@ def to_retry(lines: Sequence[AnyLine]) -> list[tuple[str, str]]:
     told = [step for step in said if isinstance(step.last, Told)][-1:]
     untold = [step for step in said if not isinstance(step.last, Told)]
     return [(step.began.thread, step.began.token) for step in (*untold, *told)]
+
+
+def _kept(contents: Contents, steps: Sequence[Outcome]) -> Iterator[Violation]:
+    """What a dead process had said and written down is in the turn that was made of it."""
+    kept = {step.began.token: step.kept for step in steps if step.began.kind in _TURNS}
+    for turn in contents.turns:
+        said = sum(len(text) for _, text in turn.output)
+        if turn.status == "interrupted" and said < kept.get(_token(turn), 0):
+            what = f"turn {turn.id} of thread {turn.thread} holds {said} of {kept[_token(turn)]} characters"
+            yield Violation("what was said is lost", what)
 
 
 def _as_told(turns: dict[str, TurnSeen], asked: Sequence[Outcome], deleted: dict[str, float]) -> Iterator[Violation]:

@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from holdfast import HoldfastError
 from rigs.contents import read_contents
-from rigs.disk_judge import Verdict, judge, to_retry
+from rigs.disk_judge import Verdict, judge, remains, to_retry
 from rigs.disk_plants import Plant
 from rigs.disk_pool import in_child
 from rigs.disk_turns import BEFORE, HISTORY, NEW, AnyLine, Refused, Step, Struck, Talker, commit_in_writer
@@ -125,7 +125,9 @@ class Lives:
             except (HoldfastError, apsw.Error) as error:
                 verdict = Verdict([Violation("store cannot be read", f"{type(error).__name__}: {error}")])
             else:
-                verdict = judge(lines_of(diary), contents, probes=probes)
+                lines = lines_of(diary)
+                verdict = judge(lines, contents, probes=probes)
+                verdict.violations += remains(lines, contents, (self.folder / STORE).read_bytes())
             (self.folder / _VERDICT).write_bytes(msgspec.json.encode(verdict))
 
         code = self.live(life)

@@ -55,13 +55,18 @@ class Pool(Generic[T, R]):
         self._patience = patience
         self._selector = selectors.DefaultSelector()
         self._jobs: dict[int, _Job[T]] = {}
+        self._over = False
+
+    def stop(self) -> None:
+        """Begin nothing more, and end what was begun."""
+        self._over = True
 
     def run(self, tasks: Sequence[T], *, jobs: int, batch: int) -> None:
         """All tasks, `jobs` processes at a time. A Ctrl-C ends them, and what is done is done."""
         todo = deque(list(tasks[start : start + batch]) for start in range(0, len(tasks), batch))
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            while todo or self._jobs:
+            while (todo or self._jobs) and not self._over:
                 while todo and len(self._jobs) < jobs:
                     self._begin(todo.popleft())
                 for key, _ in self._selector.select(timeout=0.5):

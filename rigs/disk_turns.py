@@ -34,7 +34,7 @@ from rigs.disk_vfs import Moment
 from rigs.talk import answer_to, pieces_of, text_of, token_in, token_of
 
 # How long a write waits for somebody else's lock; a call that takes much longer hangs.
-BUSY_SECONDS, HANGS_SECONDS = 0.05, 20.0
+BUSY_SECONDS, HANGS_SECONDS = 0.05, 10.0
 
 
 # --- what is written down --------------------------------------------------------------------------------------------
@@ -61,6 +61,12 @@ class Began(Line, frozen=True, tag="began"):
 
 class Heard(Line, frozen=True, tag="heard"):
     """The service was asked: the turn is open."""
+
+
+class Kept(Line, frozen=True, tag="kept"):
+    """So many characters of the answer were read, and the run has written them down."""
+
+    characters: int
 
 
 class Answered(Line, frozen=True, tag="answered"):
@@ -91,7 +97,7 @@ class Struck(Line, frozen=True, tag="struck"):
     stage: str
 
 
-AnyLine: TypeAlias = Began | Heard | Answered | Told | Refused | Struck
+AnyLine: TypeAlias = Began | Heard | Kept | Answered | Told | Refused | Struck
 Note: TypeAlias = Callable[[AnyLine], None]
 
 
@@ -237,8 +243,12 @@ class _Service(ScriptedChatClient):
         self._note(Heard(token, time.monotonic()))
         pieces = pieces_of(answer_to(text, len(messages)))
         middle = len(pieces) // 2
-        # In the middle of an answer there is a pause, in which what has been said is written down.
-        self._answers[:] = [[*pieces[:middle], self._pause, *pieces[middle:]]]
+
+        async def pause() -> None:
+            await self._pause()
+            self._note(Kept(token, time.monotonic(), sum(map(len, pieces[:middle]))))
+
+        self._answers[:] = [[*pieces[:middle], pause, *pieces[middle:]]]
         self.requests.clear()
         async with contextlib.aclosing(super().ask(request)) as batches:
             async for batch in batches:

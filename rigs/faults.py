@@ -23,6 +23,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from rigs.faults_chance import lead
 from rigs.faults_judge import differences, judge
 from rigs.faults_kinds import KINDS, SILENCE, spots
@@ -93,27 +95,30 @@ class Totals:
 
 def points(talks: Sequence[Talk], *, kind: str | None, heavy: bool) -> Iterator[Point]:
     """Every kind at every place of every answer; those that pass also so often that trying again does not help."""
+    kinds = [one for one in KINDS if kind in (None, one.name)]
     for talk in talks:
         for turn, exchange in enumerate(talk.exchanges):
             for number, answer in enumerate(exchange.answers):
                 for streamed in (True, False):
                     writes = writes_of(answer, streamed=streamed)
-                    yield from _at(talk, turn, number, streamed, writes, kind, heavy)
+                    found = (Point(talk, turn, number, one, None, streamed) for one in kinds)
+                    yield from (point for first in found for point in _at(first, writes) if heavy or _is_light(point))
 
 
-def _at(
-    talk: Talk, turn: int, number: int, streamed: bool, writes: int, wanted: str | None, heavy: bool
-) -> Iterator[Point]:
-    for kind in KINDS:
-        first = (talk.name, turn, number) == (TALKS[0].name, 0, 0)
-        if wanted not in (None, kind.name) or (kind.name == SILENCE and not heavy and (turn, number) != (0, 0)):
-            continue
-        for spot in spots(kind, writes, streamed=streamed):
-            if kind.heavy and not heavy and not (first and spot in (None, 0, 3)):
-                continue
-            yield Point(talk, turn, number, kind, spot, streamed)
-            if kind.passes and spot in (None, 0):
-                yield Point(talk, turn, number, kind, spot, streamed, RETRIES + 1)
+def _at(point: Point, writes: int) -> Iterator[Point]:
+    """The same at every place of an answer of so many writes."""
+    for spot in spots(point.kind, writes, streamed=point.streamed):
+        yield replace(point, spot=spot)
+        if point.kind.passes and spot in (None, 0):
+            yield replace(point, spot=spot, times=RETRIES + 1)
+
+
+def _is_light(point: Point) -> bool:
+    """Whether it costs little. Of what takes long there is a little in the first answer of a conversation."""
+    if point.kind.name == SILENCE:
+        return (point.turn, point.answer) == (0, 0)
+    first = (point.talk.name, point.turn, point.answer) == (TALKS[0].name, 0, 0)
+    return not point.kind.heavy or (first and point.spot in (None, 0, 3))
 
 
 # --- the campaign and its command ----------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from disk_commands import ROOT
 from msgspec.structs import replace
-from rigs.disk_judge import judge, outcomes, possible
-from rigs.disk_turns import Answered, AnyLine, Began, Heard, Refused, Told
+from rigs.disk_judge import judge, outcomes, possible, remains
+from rigs.disk_turns import Answered, AnyLine, Began, Heard, Kept, Refused, Told
 from rigs.evidence import Contents, ThreadSeen, TurnSeen
 from rigs.talk import answer_to, text_of, token_of
 
@@ -176,6 +176,28 @@ def retried(number: int, of: int, turn_id: str) -> tuple[AnyLine, ...]:
 def test_a_retry_is_answered_with_the_turn_that_was_told() -> None:
     assert kinds(lines=retried(7, 2, "turn-2")) == set()
     assert "retry not safe" in kinds(lines=retried(7, 2, "turn-8"))
+
+
+def test_what_was_said_and_written_down_is_in_the_turn_that_was_made_of_it() -> None:
+    lines = (*LINES[: LINES.index(Heard(token(5), 5.1)) + 1], Kept(token(5), 5.2, 9), *told(6, "c", 3))
+    said = answer_to(text_of(token(5)), 1)
+    third = turn(6, "c", 5, 3)
+
+    def found(characters: int) -> set[str]:
+        kept = turn(5, "c", None, 1, status="interrupted", output=(("assistant", said[:characters]),))
+        return kinds(replace(CONTENTS, turns=(*TURNS[:3], kept, third)), lines)
+
+    assert found(9) == set()
+    assert found(8) == {"what was said is lost"}
+
+
+def test_bytes_of_a_deleted_thread_are_found() -> None:
+    lines = (*LINES, Began(token(7), 7.0, "delete", "a"), Told(token(7), 7.1))
+    left = replace(without("a")(), turns=tuple(seen for seen in TURNS if seen.id != "turn-2"))
+    assert {violation.kind for violation in judge(lines, left).violations} == set()
+    # What a fork still reaches stays.
+    assert list(remains(lines, left, token(1).encode())) == []
+    assert [violation.kind for violation in remains(lines, left, b"..." + token(2).encode())] == ["deleted bytes left"]
 
 
 def test_what_may_have_become_of_a_turn_depends_on_how_far_it_came() -> None:
