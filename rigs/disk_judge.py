@@ -277,8 +277,14 @@ def _answers(thread: str, on_it: Sequence[TurnSeen]) -> Iterator[Violation]:
 
 
 def to_retry(lines: Sequence[AnyLine]) -> list[tuple[str, str]]:
-    """What may be said once more, as (thread, token): every turn that nobody was told of, and the last one told."""
-    said = [step for step in outcomes(lines) if step.began.kind in _TURNS]
+    """What may be said once more, as (thread, token): every turn that nobody was told of, and the last one told.
+
+    Not what was said before its thread was deleted: a key counts for one life of a thread.
+    """
+    steps = outcomes(lines)
+    deleted = {step.began.thread: step.began.at for step in steps if step.began.kind == "delete"}
+    said = [step for step in steps if step.began.kind in _TURNS]
+    said = [step for step in said if step.began.at > deleted.get(step.began.thread, 0.0)]
     told = [step for step in said if isinstance(step.last, Told)][-1:]
     untold = [step for step in said if not isinstance(step.last, Told)]
     return [(step.began.thread, step.began.token) for step in (*untold, *told)]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from disk_commands import ROOT
 from msgspec.structs import replace
-from rigs.disk_judge import judge, outcomes, possible, remains
+from rigs.disk_judge import judge, outcomes, possible, remains, to_retry
 from rigs.disk_turns import Answered, AnyLine, Began, Heard, Kept, Refused, Told
 from rigs.evidence import Contents, ThreadSeen, TurnSeen
 from rigs.talk import answer_to, text_of, token_of
@@ -176,6 +176,12 @@ def retried(number: int, of: int, turn_id: str) -> tuple[AnyLine, ...]:
 def test_a_retry_is_answered_with_the_turn_that_was_told() -> None:
     assert kinds(lines=retried(7, 2, "turn-2")) == set()
     assert "retry not safe" in kinds(lines=retried(7, 2, "turn-8"))
+
+
+def test_nothing_is_said_once_more_on_a_later_life_of_its_thread() -> None:
+    assert set(to_retry(LINES)) == {("c", token(5)), ("c", token(6))}
+    deleted = (*LINES, Began(token(7), 7.0, "delete", "c"), Told(token(7), 7.1))
+    assert to_retry(deleted) == [("b", token(4))]
 
 
 def test_what_was_said_and_written_down_is_in_the_turn_that_was_made_of_it() -> None:
