@@ -154,7 +154,7 @@ class Command(Struct, frozen=True):
         while before < totals.done < given.wanted:  # a round in which nothing is done is the last
             before = totals.done
             here = folder / f"round-{number}"
-            here.mkdir()
+            here.mkdir(parents=True)
             found = run_round(number, here, min(given.a_round, given.wanted - before), ticker)
             totals.add(found, str(number))
             if not found.violations and not given.keep:

@@ -192,7 +192,7 @@ class SQLiteStore(SQLiteRuns):
             row = _living(connection, tenant, checked_thread_id(thread_id), incarnation)
             return tips(connection, tenant, thread_id, row.incarnation, row.head)
 
-        return self._read_at_once(work)
+        return self._read(work)
 
     def delete(self, thread_id: str, *, incarnation: int | None = None, interrupt: bool = False) -> Awaitable[bool]:
         tenant = self.tenant

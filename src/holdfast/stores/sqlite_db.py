@@ -137,13 +137,21 @@ class Database:
         return Ready(value)
 
     def read(self, work: Work[T]) -> T:
-        """Look something up, on the caller's thread. Sees all that was acknowledged."""
+        """Look something up, on the caller's thread.
+
+        Sees all that was acknowledged, and, however often it asks, all things as they were at one moment.
+        """
         with self._read_lock:
             try:
                 now = time.perf_counter()
                 if now - self._looked > LOOK_SECONDS and self._file is not None:
                     self._look_whether_it_is_there(now)
-                return work(self._reading())
+                connection = self._reading()
+                connection.execute("BEGIN")
+                try:
+                    return work(connection)
+                finally:
+                    roll_back(connection)
             except Exception as error:
                 raise translated(error, self.path) from error
 

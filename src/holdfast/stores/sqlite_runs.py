@@ -17,7 +17,6 @@ from holdfast.ports.stores import Failed, Handed, Head, NewTurn, OpenRun, Progre
 from holdfast.stores import rules
 from holdfast.stores.sqlite_branches import place_on_branches, recorded
 from holdfast.stores.sqlite_db import Work
-from holdfast.stores.sqlite_files import roll_back
 from holdfast.stores.sqlite_journal import inherited, left_of, note_wish, records_of, write_down
 from holdfast.stores.sqlite_line import LOOK_FIRST, LOOK_LATER, Line
 from holdfast.stores.sqlite_log import Callee, RunName, SQLiteLog, find_thread
@@ -135,7 +134,7 @@ class SQLiteRuns(SQLiteLog):
             checked_thread_id(thread_id), checked_turn_id(turn_id), rules.checked_count(after, "after")
             return self._progress(connection, thread_id, turn_id, after)
 
-        return self._read_at_once(work)
+        return self._read(work)
 
     def _progress(self, connection: apsw.Connection, thread_id: str, turn_id: str, after: int) -> Progress | None:
         tenant = self.tenant
@@ -167,15 +166,3 @@ class SQLiteRuns(SQLiteLog):
             return Ready(self._shared.database.read(work))
         except Exception as error:
             return Failed(error)
-
-    def _read_at_once(self, work: Work[Any]) -> Handed[Any]:
-        """Several look-ups that see all things as they were at one moment."""
-
-        def together(connection: apsw.Connection) -> Any:
-            connection.execute("BEGIN")
-            try:
-                return work(connection)
-            finally:
-                roll_back(connection)
-
-        return self._read(together)
