@@ -25,6 +25,7 @@ from holdfast import (
 from rigs.faults_play import RETRIES, Played, Point, Spoken
 from rigs.oracle import Violation
 
+_LEGAL = re.compile(r"[a-zA-Z0-9_-]{1,40}")
 _MADE_UP = re.compile(r"call_[0-9a-f]{20}_")
 
 
@@ -65,12 +66,23 @@ def _requests(played: Played, spoken: Spoken, turn: Turn | None) -> Iterator[Vio
         if (plain := _plain(message)) is not None:
             steps.append([*steps[-1], plain])
     for asked in spoken.asked:
-        if [_seen(message) for message in asked.messages] not in steps:
+        if not any(_fits([_seen(message) for message in asked.messages], step) for step in steps):
             told = [(role, text) for role, text, _ in map(_seen, asked.messages)]
             yield Violation("request does not fit", f"{name}: {told} was sent, which is not what is in the log")
 
 
 Told = tuple[str, str, tuple[str, ...]]
+
+
+def _fits(told: Sequence[Told], logged: Sequence[Told | None]) -> bool:
+    """Whether these are the messages of the log. What no service takes as an id or a name is told in other words."""
+    return len(told) == len(logged) and all(a == b or _in_other_words(a, b) for a, b in zip(told, logged, strict=True))
+
+
+def _in_other_words(told: Told, logged: Told | None) -> bool:
+    if logged is None or told[:2] != logged[:2] or len(told[2]) != len(logged[2]):
+        return False
+    return all(a == b or not _LEGAL.fullmatch(b) for a, b in zip(told[2], logged[2], strict=True))
 
 
 def _sent(turn: Turn) -> list[Told]:
@@ -81,13 +93,16 @@ def _sent(turn: Turn) -> list[Told]:
 
 
 def _plain(message: ChatMessage) -> Told | None:
-    """A message as the log has it: role, text, ids of calls and results. None if the service is not told of it."""
+    """A message as the log has it: role, text, ids and names of calls, ids of results.
+
+    None if the service is not told of it.
+    """
     text, ids = "", []
     for part in message.contents:
         if isinstance(part, (TextContent, RefusalContent)):
             text += part.text
         elif isinstance(part, ToolCallContent):
-            ids.append(f"{part.call_id}:{part.name}")
+            ids += [part.call_id, part.name]
         elif isinstance(part, ToolResultContent):
             text, ids = part.result, [part.call_id]
     return (message.role, text, tuple(ids)) if text.strip() or ids else None
@@ -99,7 +114,7 @@ def _seen(message: dict[str, Any]) -> Told:
     if isinstance(content, list):
         content = "".join(part.get("text") or part.get("refusal") or "" for part in content)
     text = (content or "") + (message.get("refusal") or "")
-    ids = [f"{call['id']}:{call['function']['name']}" for call in message.get("tool_calls") or ()]
+    ids = [word for call in message.get("tool_calls") or () for word in (call["id"], call["function"]["name"])]
     if message["role"] == "tool":
         ids = [message["tool_call_id"]]
     return message["role"], text, tuple(ids)

@@ -173,10 +173,9 @@ for _name in get_args(Sloppy):
     _MANNERS |= {f"the manner {_name}": _text, f"calls in the manner {_name}": _tools}
 
 # What is not as documented, or of no use, but is an answer.
-ODD_ANSWERS: Sequence[Talk] = [_odd(name, answer) for name, answer in (_TEXTS | _TOOLS | _MANNERS).items()]
-FORBIDDEN_ANSWERS: Sequence[Talk] = [_odd(name, answer) for name, answer in _FORBIDDEN.items()]
+ODD_ANSWERS: Sequence[Talk] = [_odd(name, answer) for name, answer in (_TEXTS | _TOOLS | _FORBIDDEN | _MANNERS).items()]
 
-_ALL = (*TALKS, *ODD_ANSWERS, *FORBIDDEN_ANSWERS)
+_ALL = (*TALKS, *ODD_ANSWERS)
 _ANSWERS = {exchange.said: exchange.answers for talk in _ALL for exchange in talk.exchanges}
 
 

@@ -170,6 +170,22 @@ class TestMessages:
             {"role": "tool", "tool_call_id": "c2", "content": "bad"},
         ]
 
+    @pytest.mark.parametrize("call_id", ["x" * 41, "", "\ud800" * 50])
+    def test_an_id_that_the_service_gave_and_would_not_take_is_told_in_other_words(self, call_id: str) -> None:
+        (asked,) = told(ChatMessage("assistant", contents=[ToolCallContent(call_id, "f")]))
+        (given,) = told(ChatMessage("tool", contents=[ToolResultContent(call_id, "1")]))
+        (other,) = told(ChatMessage("tool", contents=[ToolResultContent(call_id + "y" * 50, "1")]))
+        assert asked["tool_calls"][0]["id"] == given["tool_call_id"] != other["tool_call_id"]
+        assert 0 < len(given["tool_call_id"]) <= 40
+
+    @pytest.mark.parametrize(
+        ("name", "as_told"),
+        [("fly to the moon!", "fly_to_the_moon_"), ("f" * 300, "f" * 64), ("fliegü", "flieg_"), ("", "_")],
+    )
+    def test_a_name_that_the_model_made_up_and_the_service_would_not_take(self, name: str, as_told: str) -> None:
+        (asked,) = told(ChatMessage("assistant", contents=[ToolCallContent("c1", name)]))
+        assert asked["tool_calls"][0]["function"]["name"] == as_told
+
     def test_an_answer_with_thoughts_texts_and_a_call(self) -> None:
         parts = [ReasoningContent("hm"), TextContent("one "), ReasoningContent("hm"), TextContent("two")]
         (message,) = told(ChatMessage("assistant", contents=[*parts, ToolCallContent("c1", "f")]))

@@ -1,12 +1,14 @@
 """What messages hold besides a single text, in the JSON of Chat Completions.
 
 Rule of this file: what the service cannot be told is refused in words, never left out in silence. Two kinds are
-left out on purpose: thoughts, which belong to the model that had them, and what a newer holdfast wrote.
+left out on purpose: thoughts, which belong to the model that had them, and what a newer holdfast wrote. What a model
+said itself is never refused: its thread could not go on.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -28,6 +30,9 @@ from holdfast.conversation.messages import (
 
 _SILENT = (ReasoningContent, UnknownContent)
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_NOT_OF_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
+# The longest that the service takes back, of ids and of names. It does not hold its own models to it.
+_LONGEST_ID, _LONGEST_NAME = 40, 64
 _SOUNDS = {
     "audio/wav": "wav",
     "audio/x-wav": "wav",
@@ -64,8 +69,8 @@ def answered(parts: Sequence[Content]) -> dict[str, Any] | None:
             refused = True
             spoken.append({"type": "refusal", "refusal": part.text})
         elif isinstance(part, ToolCallContent):
-            function = {"name": part.name, "arguments": part.arguments or "{}"}
-            calls.append({"id": part.call_id, "type": "function", "function": function})
+            function = {"name": _name_of(part.name), "arguments": part.arguments or "{}"}
+            calls.append({"id": _id_of(part.call_id), "type": "function", "function": function})
         elif not isinstance(part, _SILENT):
             raise _out_of_place("assistant", part)
     if not spoken and not calls:
@@ -82,9 +87,21 @@ def results(parts: Sequence[Content]) -> Iterable[dict[str, str]]:
     """Tool results: a message for each. The text of an error tells the model that it is one."""
     for part in parts:
         if isinstance(part, ToolResultContent):
-            yield {"role": "tool", "tool_call_id": part.call_id, "content": part.result}
+            yield {"role": "tool", "tool_call_id": _id_of(part.call_id), "content": part.result}
         elif not isinstance(part, _SILENT):
             raise _out_of_place("tool", part)
+
+
+def _id_of(call_id: str) -> str:
+    """A call's id as the service takes it, the same in the call and in its result."""
+    if 0 < len(call_id) <= _LONGEST_ID:
+        return call_id
+    return f"call_{hashlib.sha256(call_id.encode(errors='surrogatepass')).hexdigest()[:32]}"
+
+
+def _name_of(tool: str) -> str:
+    """The name that a model called, as the service takes it: no tool bears one like that, but the model said it."""
+    return tool if _NAME.fullmatch(tool) else _NOT_OF_NAMES.sub("_", tool)[:_LONGEST_NAME] or "_"
 
 
 def _asked_part(role: str, part: Content) -> dict[str, Any] | None:
