@@ -170,7 +170,7 @@ class TestMessages:
             {"role": "tool", "tool_call_id": "c2", "content": "bad"},
         ]
 
-    @pytest.mark.parametrize("call_id", ["x" * 41, "", "\ud800" * 50])
+    @pytest.mark.parametrize("call_id", ["x" * 41, ""])
     def test_an_id_that_the_service_gave_and_would_not_take_is_told_in_other_words(self, call_id: str) -> None:
         (asked,) = told(ChatMessage("assistant", contents=[ToolCallContent(call_id, "f")]))
         (given,) = told(ChatMessage("tool", contents=[ToolResultContent(call_id, "1")]))

@@ -96,7 +96,7 @@ def _id_of(call_id: str) -> str:
     """A call's id as the service takes it, the same in the call and in its result."""
     if 0 < len(call_id) <= _LONGEST_ID:
         return call_id
-    return f"call_{hashlib.sha256(call_id.encode(errors='surrogatepass')).hexdigest()[:32]}"
+    return f"call_{hashlib.sha256(call_id.encode()).hexdigest()[:32]}"
 
 
 def _name_of(tool: str) -> str:
