@@ -61,9 +61,10 @@ class Point(Struct, frozen=True):
 
 
 class Totals:
-    """What all points came to."""
+    """What all points came to. `brief`: the first point with a violation is the last."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, brief: bool = False) -> None:
+        self.brief = brief
         self.began = time.monotonic()
         self.points: Counter[tuple[str, Way]] = Counter()
         self.played: set[str] = set()
@@ -128,6 +129,10 @@ def _counts(counts: dict[str, int]) -> str:
     return "   ".join(f"{name} {count}" for name, count in counts.items() if count)
 
 
+class Enough(Exception):
+    """A violation was found, and no more of them were asked for."""
+
+
 class Player:
     """Plays situations in one world."""
 
@@ -183,6 +188,8 @@ class Player:
         self._totals.add(point, outcome, found)
         self._totals.slowest_next = max(self._totals.slowest_next, self._judge.slowest_next)
         self._tick()
+        if self._totals.brief and self._totals.violations:
+            raise Enough
         return outcome
 
     @staticmethod
@@ -213,10 +220,10 @@ async def _in_world(
 
 def run(given: argparse.Namespace, folder: Path) -> Totals:
     """Every point that was asked for."""
-    totals, plant = Totals(), PLANTS[given.plant]
+    totals, plant = Totals(brief=given.brief), PLANTS[given.plant]
     chosen = [one for one in SITUATIONS.values() if given.only in (None, one.name)]
     kinds = [kind for kind in KINDS if given.world in (None, kind)]
-    with Noise() as noise, contextlib.suppress(KeyboardInterrupt):
+    with Noise() as noise, contextlib.suppress(KeyboardInterrupt, Enough):
         for kind in kinds:
             here = [one for one in chosen if kind in one.on]
 
@@ -264,6 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--world", choices=KINDS, help="play in this world alone")
     parser.add_argument("--way", choices=WAYS, help="cancel in this way alone")
     parser.add_argument("--point", type=int, metavar="K", help="cancel at the k-th suspension alone")
+    parser.add_argument("--brief", action="store_true", help="end at the first point with a violation")
     parser.add_argument("--random", type=int, default=0, metavar="N", help="so many points by chance instead")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="begin with this number of the seed")
     parser.add_argument("--seed", help="of the points by chance")

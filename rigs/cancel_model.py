@@ -27,7 +27,7 @@ from holdfast.testing.standin_tapes import Answer
 
 # What is said in the rig, and what the model makes of it.
 BEFORE, DRIVEN, HELD, AFTER = "before", "driven", "held", "after"
-CALLS, FAILS, STALLS, CHATTERS = "calls", "fails", "stalls", "chatters"
+CALLS, FAILS, STALLS, CHATTERS, GUSHES = "calls", "fails", "stalls", "chatters", "gushes"
 MODEL = "rig-model"
 _TROUBLE = 0.08
 
@@ -40,8 +40,8 @@ class Act(Enum):
     FAIL = "the service fails"
 
 
-# What it does next; a pair is a call of a tool that nobody has.
-Step: TypeAlias = str | tuple[str, str] | Act
+# What it does next; a pair is a call of a tool that nobody has, a list is what comes in one piece.
+Step: TypeAlias = str | tuple[str, str] | list[str] | Act
 
 _SCRIPTS: dict[str, list[list[Step]]] = {
     DRIVEN: [["one ", Act.WAIT, "two ", Act.WAIT, "three"]],
@@ -50,6 +50,7 @@ _SCRIPTS: dict[str, list[list[Step]]] = {
     FAILS: [["half ", Act.WAIT, Act.FAIL]],
     STALLS: [["begun ", Act.HOLD]],
     CHATTERS: [["said "] * 300],
+    GUSHES: [[["one ", "two ", "three "], Act.WAIT, ["four ", "five"]]],
 }
 
 
@@ -73,12 +74,12 @@ class Model(AgentMaker):
 
     def whole(self, text: str) -> str:
         """All that the model says to a text."""
-        return "".join(step for round_ in _rounds(text) for step in round_ if isinstance(step, str))
+        return "".join(_pieces(text))
 
     def begins(self, text: str, said: str) -> bool:
         """Whether that may have been read of what it says to a text when it was broken off."""
         whole = self.whole(text)
-        pieces = [step for round_ in _rounds(text) for step in round_ if isinstance(step, str)]
+        pieces = _pieces(text)
         edges = {"".join(pieces[:n]) for n in range(len(pieces) + 1)}
         return said in edges if text not in self.continues else whole.startswith(said)
 
@@ -95,7 +96,8 @@ class Model(AgentMaker):
                 if step == Act.WAIT or step == Act.HOLD:
                     await self._wait(told["messages"], step)
                     continue
-                yield [_update(step, calls, len(self.asked))]
+                together = step if isinstance(step, list) else [step]
+                yield [_update(one, calls, len(self.asked)) for one in together]
                 calls += isinstance(step, tuple)
             reason = "tool_calls" if calls else "stop"
             yield [FinishUpdate(finish_reason=reason, model=MODEL, response_id=f"r{len(self.asked)}")]
@@ -165,13 +167,25 @@ def _rounds(text: str) -> list[list[Step]]:
     return _SCRIPTS.get(text) or [[f"You said: {text}"]]
 
 
+def _pieces(text: str) -> list[str]:
+    return [piece for round_ in _rounds(text) for piece in _texts(round_)]
+
+
+def _texts(steps: Sequence[Step]) -> list[str]:
+    """What of these steps is text, in the pieces in which it is handed on."""
+    found: list[str] = []
+    for step in steps:
+        found += [step] if isinstance(step, str) else step if isinstance(step, list) else []
+    return found
+
+
 def over_http(request: ParsedRequest) -> Answer:
     """The same, as an answer of the stand-in."""
     steps = script(request.messages)
-    pieces = [step for step in steps if isinstance(step, str)]
+    pieces = _texts(steps)
     calls = [step for step in steps if isinstance(step, tuple)]
     if Act.FAIL in steps:
         return Fail(400, message="The rig's model broke off.")
     if calls:
         return CallTools(calls, text="".join(pieces) or None)
-    return Say(pieces=pieces)
+    return Say(pieces=pieces, sloppy="batched" if any(isinstance(step, list) for step in steps) else ())

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from holdfast import AgentRunStream, HoldfastError, RunCancelledError
-from rigs.cancel_model import BEFORE, CALLS, CHATTERS, DRIVEN, FAILS, HELD, STALLS
+from rigs.cancel_model import BEFORE, CALLS, CHATTERS, DRIVEN, FAILS, GUSHES, HELD, STALLS
 from rigs.cancel_stage import STORES, Stage, situation, until
 
 HTTP = (*STORES, "private", "http")
@@ -289,6 +289,25 @@ async def a_stream_that_is_left_in_the_middle(stage: Stage) -> Awaitable[Any]:
             stage.read.setdefault(DRIVEN, []).append((await anext(stream)).text)
 
     return read_half()
+
+
+@situation(STREAM, READ, on=HTTP)
+async def a_stream_of_which_much_comes_at_once(stage: Stage) -> Awaitable[Any]:
+    """Its reader is cancelled between two updates that came in one piece, too."""
+    await stage.before()
+    stage.may_become((BEFORE,), (BEFORE, GUSHES))
+    return stage.read_all(stage.stream(GUSHES), GUSHES, lazy=True)
+
+
+@situation(STREAM, "AgentRunStream.__aexit__", on=HTTP)
+async def a_stream_that_is_left_amid_what_came_at_once(stage: Stage) -> Awaitable[Any]:
+    stage.may_become((), (GUSHES,))
+
+    async def read_some() -> None:
+        async with stage.stream(GUSHES) as stream:
+            stage.read.setdefault(GUSHES, []).append((await anext(stream)).text)
+
+    return read_some()
 
 
 @situation(STREAM, RESPONSE, on=HTTP)

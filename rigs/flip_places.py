@@ -1,4 +1,4 @@
-"""Where a flip falls: every table and every index gets its share, wherever its pages lie.
+"""Where a flip falls: every table and every index gets its share, wherever its pages lie, and so does every column.
 
 Rule of this file: pure functions of bytes, but for SQLite's own list of which page belongs to what (dbstat).
 """
@@ -6,7 +6,7 @@ Rule of this file: pure functions of bytes, but for SQLite's own list of which p
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,30 @@ import apsw
 from msgspec import Struct
 
 from rigs.flip_base import Base, commits_in
+from rigs.flip_columns import Span, columns_of
 
 LOG, HEADER, FREE, CUT, LOG_CUT = "the log", "file header", "free pages", "database cut", "log cut"
-# Of so many flips one falls into the log, one is a cut of the database, one of the log.
-_LOG_SHARE, _CUT_SHARE, _LOG_CUT_SHARE = 0.10, 0.04, 0.02
+# The part of flips that fall into the log, that are cuts of the database or of the log, that are aimed at a column.
+_LOG_SHARE, _CUT_SHARE, _LOG_CUT_SHARE, _COLUMN_SHARE = 0.10, 0.04, 0.02, 0.30
 _FILE_HEADER = 100
 
 
 class Flip(Struct, frozen=True):
-    """One change: a bit of a byte of the database or the log, or all that comes after a byte (`bit` is None)."""
+    """One change: a bit of a byte of the database or the log, or all that comes after a byte (`bit` is None).
+
+    `column` is the one that was aimed at, if any was.
+    """
 
     place: str
     in_log: bool
     offset: int
     bit: int | None
+    column: str = ""
 
     def told(self) -> str:
         file = "log" if self.in_log else "database"
         what = f"cut at byte {self.offset}" if self.bit is None else f"bit {self.bit} of byte {self.offset}"
-        return f"{what} of the {file} ({self.place})"
+        return f"{what} of the {file} ({self.place}{self.column and f', column {self.column}'})"
 
 
 class Map(Struct, frozen=True):
@@ -43,6 +48,7 @@ class Map(Struct, frozen=True):
 
     page_size: int
     pages: Mapping[str, Sequence[tuple[int, int]]]
+    columns: Sequence[tuple[str, str, Sequence[Span]]] = ()  # table, column, its values
 
 
 _PAGES = "SELECT name, pgoffset, pagetype, unused FROM dbstat ORDER BY name, pageno"
@@ -60,9 +66,25 @@ def map_of(path: Path) -> Map:
         used = {offset for found in pages.values() for offset, _ in found}
         numbers = range(connection.pragma("page_count"))
         pages[FREE] = [(number * size, 0) for number in numbers if number * size not in used]
-        return Map(size, pages)
+        return Map(size, pages, list(_columns(connection, path.read_bytes(), size, pages)))
     finally:
         connection.close()
+
+
+def _columns(
+    connection: apsw.Connection, data: bytes, size: int, pages: Mapping[str, Sequence[tuple[int, int]]]
+) -> Iterator[tuple[str, str, Sequence[Span]]]:
+    for table in sorted(pages):
+        rows: list[Any] = connection.execute("SELECT name, pk FROM pragma_table_info(?)", (table,)).fetchall()
+        if _has_no_row_ids(data, pages[table]):  # its key comes first
+            rows.sort(key=lambda row: row[1] or len(rows))
+        names = [name for name, _ in rows]
+        found = columns_of(data, size, [offset for offset, used in pages[table] if not used], names) if names else {}
+        yield from ((table, column, spans) for column, spans in found.items())
+
+
+def _has_no_row_ids(data: bytes, pages: Sequence[tuple[int, int]]) -> bool:
+    return any(offset and data[offset] == 10 for offset, used in pages if not used)
 
 
 def choose(chance: random.Random, closed: Base, logged: Base, pages: Map) -> Flip:
@@ -81,6 +103,11 @@ def choose(chance: random.Random, closed: Base, logged: Base, pages: Map) -> Fli
         offset = chance.randrange(pages.page_size, len(closed.database))
         whole = offset - offset % pages.page_size
         return Flip(CUT, False, whole if chance.random() < 0.5 else offset, None)
+    draw -= _CUT_SHARE
+    if draw < _COLUMN_SHARE:
+        table, column, spans = chance.choice(pages.columns)
+        start, length = chance.choice(spans)
+        return Flip(table, False, start + chance.randrange(length), chance.randrange(8), column)
     name = chance.choice([HEADER, *sorted(pages.pages)])
     if name == HEADER:
         return Flip(HEADER, False, chance.randrange(_FILE_HEADER), chance.randrange(8))

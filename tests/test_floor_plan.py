@@ -18,13 +18,14 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     "conversation": 0,
     "ports": 1,
-    "engine": 2,
-    "clients": 3,
-    "stores": 3,
-    "settings": 4,
-    "testing": 4,
-    "cli": 5,
-    "__main__": 6,
+    "tools": 2,
+    "engine": 3,
+    "clients": 4,
+    "stores": 4,
+    "settings": 5,
+    "testing": 5,
+    "cli": 6,
+    "__main__": 7,
 }
 
 # From a higher floor into a lower one, but not everywhere: clients make agents in one place, stores know no engine.
@@ -38,6 +39,7 @@ LAZY = {
     "__init__",  # the front door
     "settings",  # environment and URLs -> objects
     "clients.openai_chat",  # from a client to the transport, which brings the HTTP library in
+    "engine.toolkits",  # Python functions as tools, which bring pydantic in
     "engine.threads",  # the store of a thread that was given none
     "cli.main",  # a command's module is imported when the command is chosen
     "stores.sqlite_db",  # ctypes, in a forked child alone
@@ -50,6 +52,9 @@ DOORS = {
     "multidict": {"clients.transport", "testing."},  # comes with aiohttp, and is in its interface
     "yarl": {"clients.transport"},  # the same
     "apsw": {"stores.sqlite"},
+    "pydantic": {"tools."},
+    "pydantic_core": {"tools."},  # comes with pydantic, and is in its interface
+    "griffe": {"tools."},
     "hypothesis": {"testing.state_machine"},
     "pytest": {"testing.contracts"},
 }

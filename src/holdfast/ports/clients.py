@@ -14,12 +14,25 @@ from msgspec import Struct
 
 from holdfast.conversation.messages import ChatMessage
 from holdfast.conversation.updates import AgentRunResponseUpdate
+from holdfast.ports.tools import ToolSpec
+
+
+class AnswerFormat(Struct, frozen=True):
+    """The form that an answer is to have: a name for it, and the JSON Schema of a JSON text.
+
+    With `strict` a service that can do so holds the model to the schema (see `ToolSpec`).
+    """
+
+    name: str
+    schema: Mapping[str, Any]
+    strict: bool = False
 
 
 class ChatOptions(Struct, frozen=True, kw_only=True):
     """What a caller may ask of the model; None means that the service decides.
 
-    `extra` is merged into the request's body as it is, for what only one service knows.
+    `tool_choice` is "auto", "none", "required" or the name of the tool to be called; `parallel_tool_calls` allows
+    several calls in one answer. `extra` is merged into the request's body as it is, for what only one service knows.
     """
 
     model: str | None = None
@@ -32,6 +45,9 @@ class ChatOptions(Struct, frozen=True, kw_only=True):
     frequency_penalty: float | None = None
     reasoning_effort: str | None = None
     user: str | None = None
+    tool_choice: str | None = None
+    parallel_tool_calls: bool | None = None
+    answer_format: AnswerFormat | None = None
     extra: Mapping[str, Any] | None = None
 
 
@@ -72,8 +88,12 @@ class Codec(Protocol):
         """
         ...
 
-    def tail(self, options: ChatOptions, *, stream: bool) -> bytes:
-        """The end of a body: the options. It takes the place of the last separator.
+    def tools(self, specs: Sequence[ToolSpec]) -> bytes:
+        """The tools as they stand in a body, for `tail`; encoded once for as long as they are the same."""
+        ...
+
+    def tail(self, options: ChatOptions, *, stream: bool, tools: bytes = b"") -> bytes:
+        """The end of a body: the options and what `tools` made. It takes the place of the last separator.
 
         Raises InvalidInputError for options that cannot be encoded, ConfigurationError if no model is named.
         """
