@@ -123,6 +123,34 @@ async def _sealed(stage: Stage, run: OpenRun, handed: list[Any]) -> None:
     await (handed[0] if handed else stage.store.seal(run, ()))
 
 
+@situation(*_port("park"))
+async def parking_a_run(stage: Stage) -> Awaitable[Any]:
+    run = await _opened(stage)
+    stage.may_become((BEFORE,))
+
+    async def park() -> None:
+        handed: list[Any] = []
+        stage.afterwards.append(lambda: _answered(stage, run, handed))
+        handed.append(stage.store.park(run, [b'{"e":1,"at":0,"said":[]}']))
+        await handed[0]
+
+    return park()
+
+
+async def _answered(stage: Stage, run: OpenRun, handed: list[Any]) -> None:
+    """A run that waits is taken over before it is sealed; one that was not handed over to wait is sealed as it is."""
+    if handed:
+        await handed[0]
+        progress = await stage.store.progress(run.thread_id, run.turn_id)
+        assert progress is not None
+        assert progress.run is not None
+        assert progress.run.waiting
+        taken = await stage.store.take_over(progress.run)
+        assert taken is not None
+        run = taken
+    await stage.store.seal(run, ())
+
+
 @situation(*_port("stop"))
 async def stopping_by_the_port(stage: Stage) -> Awaitable[Any]:
     await stage.held()

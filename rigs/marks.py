@@ -60,8 +60,9 @@ class Slot:
 
     def _put(self, at: int, text: str) -> None:
         encoded = text.encode()[: (_AT_THREAD if at == _AT_TOKEN else SLOT) - at - 1]
-        self._memory[self._start + at] = len(encoded)
+        self._memory[self._start + at] = 0  # whoever is killed in the middle of it has written nothing
         self._memory[self._start + at + 1 : self._start + at + 1 + len(encoded)] = encoded
+        self._memory[self._start + at] = len(encoded)
 
     # --- read by the campaign --------------------------------------------------------------------------------------
 

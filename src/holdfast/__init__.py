@@ -20,7 +20,11 @@ __version__ = "0.1.0"
 # A lazy boundary (ARCHITECTURE.md): where each public name lives.
 _HOMES: dict[str, tuple[str, ...]] = {
     "holdfast.engine.agents": ("ChatAgent",),
-    "holdfast.engine.threads": ("AddedMessages", "AgentThread", "Branch"),
+    "holdfast.engine.threads": (
+        "AddedMessages",
+        "AgentThread",
+        "Branch",
+    ),
     "holdfast.engine.responses": ("AgentRunResponse",),
     "holdfast.engine.streams": ("AgentRunStream",),
     "holdfast.engine.sync": ("run_sync",),
@@ -30,9 +34,20 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "holdfast.stores.memory": ("MemoryStore",),
     "holdfast.stores.sqlite": ("SQLiteStore",),
     "holdfast.settings": ("open_store",),
-    "holdfast.ports.clients": ("ChatClient", "ChatOptions"),
-    "holdfast.ports.stores": ("ThreadInfo", "ThreadPage", "ThreadStore"),
-    "holdfast.ports.verification": ("Backup", "Damage", "Verification"),
+    "holdfast.ports.clients": (
+        "ChatClient",
+        "ChatOptions",
+    ),
+    "holdfast.ports.stores": (
+        "ThreadInfo",
+        "ThreadPage",
+        "ThreadStore",
+    ),
+    "holdfast.ports.verification": (
+        "Backup",
+        "Damage",
+        "Verification",
+    ),
     "holdfast.conversation.messages": (
         "ChatMessage",
         "FileContent",
@@ -44,8 +59,14 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "ToolResultContent",
         "UnknownContent",
     ),
-    "holdfast.conversation.turns": ("Turn", "TurnError"),
-    "holdfast.conversation.cursors": ("EndUpdate", "RestartUpdate"),
+    "holdfast.conversation.turns": (
+        "Turn",
+        "TurnError",
+    ),
+    "holdfast.conversation.cursors": (
+        "EndUpdate",
+        "RestartUpdate",
+    ),
     "holdfast.engine.limits": ("Limits",),
     "holdfast.engine.following": ("TurnFollower",),
     "holdfast.conversation.updates": (
@@ -54,11 +75,14 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "ReasoningUpdate",
         "RefusalUpdate",
         "ToolCallUpdate",
+        "ToolResultUpdate",
         "Usage",
         "UsageUpdate",
     ),
     "holdfast.conversation.errors": (
+        "AnswerFormatError",
         "AnswerTooLargeError",
+        "ApprovalError",
         "AuthenticationError",
         "BadRequestError",
         "CallerError",
@@ -91,6 +115,21 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "ThreadNotFoundError",
         "TurnNotFoundError",
     ),
+    "holdfast.conversation.approvals": (
+        "ApprovalAnswer",
+        "ApprovalRequest",
+        "ApprovalUpdate",
+    ),
+    "holdfast.ports.tools": (
+        "Tool",
+        "ToolContext",
+        "ToolError",
+        "ToolSpec",
+    ),
+    "holdfast.tools.functions": (
+        "FunctionTool",
+        "tool",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -98,9 +137,14 @@ if TYPE_CHECKING:
     from holdfast.clients.azure_openai import AzureOpenAIChatClient as AzureOpenAIChatClient
     from holdfast.clients.offline import OfflineChatClient as OfflineChatClient
     from holdfast.clients.openai_chat import OpenAIChatClient as OpenAIChatClient
+    from holdfast.conversation.approvals import ApprovalAnswer as ApprovalAnswer
+    from holdfast.conversation.approvals import ApprovalRequest as ApprovalRequest
+    from holdfast.conversation.approvals import ApprovalUpdate as ApprovalUpdate
     from holdfast.conversation.cursors import EndUpdate as EndUpdate
     from holdfast.conversation.cursors import RestartUpdate as RestartUpdate
+    from holdfast.conversation.errors import AnswerFormatError as AnswerFormatError
     from holdfast.conversation.errors import AnswerTooLargeError as AnswerTooLargeError
+    from holdfast.conversation.errors import ApprovalError as ApprovalError
     from holdfast.conversation.errors import AuthenticationError as AuthenticationError
     from holdfast.conversation.errors import BadRequestError as BadRequestError
     from holdfast.conversation.errors import CallerError as CallerError
@@ -148,6 +192,7 @@ if TYPE_CHECKING:
     from holdfast.conversation.updates import ReasoningUpdate as ReasoningUpdate
     from holdfast.conversation.updates import RefusalUpdate as RefusalUpdate
     from holdfast.conversation.updates import ToolCallUpdate as ToolCallUpdate
+    from holdfast.conversation.updates import ToolResultUpdate as ToolResultUpdate
     from holdfast.conversation.updates import Usage as Usage
     from holdfast.conversation.updates import UsageUpdate as UsageUpdate
     from holdfast.engine.agents import ChatAgent as ChatAgent
@@ -164,12 +209,18 @@ if TYPE_CHECKING:
     from holdfast.ports.stores import ThreadInfo as ThreadInfo
     from holdfast.ports.stores import ThreadPage as ThreadPage
     from holdfast.ports.stores import ThreadStore as ThreadStore
+    from holdfast.ports.tools import Tool as Tool
+    from holdfast.ports.tools import ToolContext as ToolContext
+    from holdfast.ports.tools import ToolError as ToolError
+    from holdfast.ports.tools import ToolSpec as ToolSpec
     from holdfast.ports.verification import Backup as Backup
     from holdfast.ports.verification import Damage as Damage
     from holdfast.ports.verification import Verification as Verification
     from holdfast.settings import open_store as open_store
     from holdfast.stores.memory import MemoryStore as MemoryStore
     from holdfast.stores.sqlite import SQLiteStore as SQLiteStore
+    from holdfast.tools.functions import FunctionTool as FunctionTool
+    from holdfast.tools.functions import tool as tool
 
 __all__ = sorted(_HOME_OF)  # a test compares it with what can be imported
 

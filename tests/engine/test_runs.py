@@ -13,6 +13,7 @@ from holdfast import (
     AgentThread,
     BadRequestError,
     HoldfastError,
+    Limits,
     RunTimeoutError,
     ServiceUnavailableError,
     StoreUnavailableError,
@@ -308,7 +309,7 @@ async def test_calls_for_tools_that_are_not_there_are_answered(store: ThreadStor
 async def test_a_model_that_calls_for_ever_is_stopped_and_the_thread_stays_good(store: ThreadStore) -> None:
     call = [ToolCallUpdate(index=0, call_id="same", name="again", arguments="{}")]
     client = ScriptedChatClient(*[[call, FinishUpdate(finish_reason="tool_calls")]] * 10, "fine")
-    agent = client.create_agent(thread_store=store)
+    agent = client.create_agent(thread_store=store, limits=Limits(rounds=9))
     thread = agent.get_new_thread()
     await agent.run("loop", thread=thread)
     assert client.unused == 1

@@ -32,6 +32,7 @@ from holdfast import (
     ThreadDeletedError,
     ThreadStore,
     ToolCallUpdate,
+    ToolResultUpdate,
     UnknownContent,
 )
 from holdfast.ports.clients import ChatRequest
@@ -272,7 +273,7 @@ async def test_a_turn_with_calls_is_followed_to_its_end_through_another_store(tm
     go.set()
     told += [update async for update in follower]
     assert "".join(update.text for update in told) == (await reading).text == "I try. No wings."
-    assert [type(update) for update in told if not update.text] == [ToolCallUpdate, EndUpdate]
+    assert [type(update) for update in told if not update.text] == [ToolCallUpdate, ToolResultUpdate, EndUpdate]
     for store in stores:
         store.close()
 

@@ -7,27 +7,28 @@ import json
 import pytest
 from talking import WORDS_WITHOUT_END, answered, calling, pairs, roles, said
 
-from holdfast import ChatAgent, OpenAIChatClient, ToolCallUpdate
-from holdfast.engine.loop import MAX_ROUNDS
+from holdfast import ChatAgent, Limits, OpenAIChatClient, ToolCallUpdate
 
 both = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+ROUNDS = 10
+LIMITS = Limits(rounds=ROUNDS - 1)  # and once more, when it is told not to
 CITIES = [{"city": "Paris"}, {"city": "Oslo"}]
 
 
 @both
 async def test_a_tool_that_nobody_has(agent: ChatAgent, stream: bool) -> None:
     thread = agent.get_new_thread()
-    response = await said(agent, "hello", thread, stream=stream, max_tokens=100, extra=calling())
+    response = await said(agent, "hello", thread, stream=stream, max_tokens=100, extra=calling(), limits=LIMITS)
     assert (response.status, response.finish_reason, response.text) == ("completed", "tool_calls", "")
-    assert roles(response.messages) == ["assistant", "tool"] * MAX_ROUNDS
+    assert roles(response.messages) == ["assistant", "tool"] * ROUNDS
     made = pairs(response.messages)
-    assert len({call.call_id for call, _ in made}) == MAX_ROUNDS
+    assert len({call.call_id for call, _ in made}) == ROUNDS
     for call, result in made:
         assert call.name == "get_weather"
         assert json.loads(call.arguments) in CITIES
         assert result.is_error
-    assert {result.result for _, result in made[:-1]} == {"There is no tool named 'get_weather'. Answer without it."}
-    assert "limit of rounds" in made[-1][1].result
+    assert {result.result for _, result in made[:-2]} == {"There is no tool named 'get_weather'. Answer without it."}
+    assert all("limit of tool calls" in result.result for _, result in made[-2:])
     # Each round is the one before with something added.
     assert response.usage
     assert response.usage.cached_tokens > response.usage.input_tokens / 2
@@ -37,7 +38,7 @@ async def test_a_tool_that_nobody_has(agent: ChatAgent, stream: bool) -> None:
     assert first.output == response.messages
     messages = await thread.messages()
     assert pairs(messages) == made
-    assert roles(messages) == ["user", *["assistant", "tool"] * MAX_ROUNDS, "user", "assistant"]
+    assert roles(messages) == ["user", *["assistant", "tool"] * ROUNDS, "user", "assistant"]
 
 
 async def test_a_call_that_comes_letter_by_letter(agent: ChatAgent) -> None:

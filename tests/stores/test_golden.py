@@ -181,6 +181,17 @@ async def test_runs_in_line_of_a_dead_process_hold_nobody_up(tmp_path: Path) -> 
         store.close()
 
 
+async def test_runs_that_a_dead_process_left_open_do_not_wait_for_an_answer(tmp_path: Path) -> None:
+    store = SQLiteStore(copied(GOLDEN / "v1-killed.json", tmp_path))
+    try:
+        assert (await store.list(waiting=True)).threads == ()
+        infos = (await store.list()).threads
+        assert any(info.busy for info in infos)
+        assert not any(info.waiting for info in infos)
+    finally:
+        store.close()
+
+
 # --- what is newer -------------------------------------------------------------------------------------------------
 
 

@@ -138,13 +138,13 @@ class _DeploymentCodec(ChatCompletionsCodec):
 
     __slots__ = ()
 
-    def tail(self, options: ChatOptions, *, stream: bool) -> bytes:
+    def tail(self, options: ChatOptions, *, stream: bool, tools: bytes = b"") -> bytes:
         if options.model is not None and options.model != self._model:
             raise InvalidInputError(
                 f"This client asks the deployment {self._model!r} by its address, so that a run cannot ask "
                 f"{options.model!r}. Make a client for that deployment, or use the v1 endpoint: leave api_version out."
             )
-        return super().tail(options, stream=stream)
+        return super().tail(options, stream=stream, tools=tools)
 
 
 def _tokens(

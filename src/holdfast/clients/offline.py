@@ -18,6 +18,7 @@ import hashlib
 import math
 import re
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -37,6 +38,7 @@ from holdfast.conversation.messages import (
 from holdfast.conversation.updates import AgentRunResponseUpdate, FinishUpdate, Usage, UsageUpdate
 from holdfast.ports.clients import ChatOptions, ChatRequest, Codec
 from holdfast.ports.runtime import SYSTEM, Runtime
+from holdfast.ports.tools import ToolSpec
 
 MODEL = "offline-rules"
 
@@ -71,9 +73,14 @@ class OfflineCodec:
         )
         return b"" if said == Said(message.role) else _line(said) + b"\n"
 
-    def tail(self, options: ChatOptions, *, stream: bool) -> bytes:
+    def tools(self, specs: Sequence[ToolSpec]) -> bytes:
+        return _line([{"name": spec.name, "parameters": spec.parameters} for spec in specs])
+
+    def tail(self, options: ChatOptions, *, stream: bool, tools: bytes = b"") -> bytes:
         chosen = {name: getattr(options, name) for name in options.__struct_fields__}
-        told = {name: value for name, value in chosen.items() if value is not None}
+        told: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+        if tools:
+            told["tools"] = msgspec.Raw(tools)
         return b"\n" + _line({"options": told, "stream": stream})
 
 

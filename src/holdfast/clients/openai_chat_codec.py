@@ -6,7 +6,7 @@ changes the codec's name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from math import isfinite
 from typing import Any
 
@@ -26,7 +26,8 @@ from holdfast.conversation.updates import (
     Usage,
     UsageUpdate,
 )
-from holdfast.ports.clients import ChatOptions
+from holdfast.ports.clients import AnswerFormat, ChatOptions
+from holdfast.ports.tools import ToolSpec
 
 _DONE = b"[DONE]"
 # Words of other servers for the reasons that holdfast knows. Any other word is passed on as it is.
@@ -53,6 +54,8 @@ _OPTIONS = (
     "reasoning_effort",
     "user",
 )
+# What is said of calls makes sense only where there are tools; the service refuses it elsewhere.
+_CHOICES = ("auto", "none", "required")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -99,7 +102,10 @@ class ChatCompletionsCodec:
             told = asked(self._role if role == "system" else role, message)
         return _json(told) + b"," if told is not None else b""
 
-    def tail(self, options: ChatOptions, *, stream: bool) -> bytes:
+    def tools(self, specs: Sequence[ToolSpec]) -> bytes:
+        return _json([_told_tool(spec) for spec in specs])
+
+    def tail(self, options: ChatOptions, *, stream: bool, tools: bytes = b"") -> bytes:
         model = options.model or self._model
         if not model:
             raise ConfigurationError(
@@ -114,15 +120,42 @@ class ChatCompletionsCodec:
             fields["stream"] = True
             if self._include_usage:
                 fields["stream_options"] = {"include_usage": True}
+        if tools:
+            fields["tools"] = msgspec.Raw(tools)
+            fields.update(_choice(options))
+        if options.answer_format is not None:
+            fields["response_format"] = _told_format(options.answer_format)
         if options.extra:
             for name in ("messages", "stream"):
                 if name in options.extra:
                     raise InvalidInputError(f"extra= cannot hold {name!r}: holdfast itself says that in every request.")
             fields.update(options.extra)
         for name, value in fields.items():
-            if not isinstance(value, (str, int)) and not (isinstance(value, float) and isfinite(value)):
+            if not isinstance(value, (str, int, msgspec.Raw)) and not (isinstance(value, float) and isfinite(value)):
                 _check_numbers(name, value)
         return b"]," + _json(fields)[1:]
+
+
+def _told_tool(spec: ToolSpec) -> dict[str, Any]:
+    function: dict[str, Any] = {"name": spec.name, "description": spec.description, "parameters": spec.parameters}
+    if spec.strict:
+        function["strict"] = True
+    return {"type": "function", "function": function}
+
+
+def _told_format(wanted: AnswerFormat) -> dict[str, Any]:
+    told = {"name": wanted.name, "schema": wanted.schema, "strict": wanted.strict}
+    return {"type": "json_schema", "json_schema": told}
+
+
+def _choice(options: ChatOptions) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    choice = options.tool_choice
+    if choice is not None:
+        fields["tool_choice"] = choice if choice in _CHOICES else {"type": "function", "function": {"name": choice}}
+    if options.parallel_tool_calls is not None and choice != "none":
+        fields["parallel_tool_calls"] = options.parallel_tool_calls
+    return fields
 
 
 def _json(value: object) -> bytes:

@@ -1,10 +1,10 @@
 """Cursors: a place in what a turn says, and what comes after it.
 
-Rule of this file: a place counts what was said (UTF-16 units of text, reasoning, refusals and the arguments of calls),
-not the pieces in which it came. So the same cursor fits the stream that is read, the journal that another process
-reads, and the finished turn for as long as it is stored; nothing has to be kept for those who may come back. A tool
-call counts, and is told to followers, as a whole and after the texts of its answer: only then is it sure that it was
-made.
+Rule of this file: a place counts what was said (UTF-16 units of text, reasoning, refusals, the arguments of calls and
+their results), not the pieces in which it came. So the same cursor fits the stream that is read, the journal that
+another process reads, and the finished turn for as long as it is stored; nothing has to be kept for those who may come
+back. A tool call counts, and is told to followers, as a whole and after the texts of its answer: only then is it sure
+that it was made.
 
 A cursor is `epoch.n`: how far (`n`), and as whose words (`epoch`, the writer of the run). If the run is taken over, its
 new writer asks again for the answer that was cut off: then the text restarts at an earlier place, and whoever has read
@@ -24,6 +24,7 @@ from holdfast.conversation.messages import (
     ReasoningContent,
     RefusalContent,
     TextContent,
+    ToolResultContent,
 )
 from holdfast.conversation.turns import Turn, TurnStatus
 from holdfast.conversation.updates import (
@@ -31,6 +32,7 @@ from holdfast.conversation.updates import (
     ReasoningUpdate,
     RefusalUpdate,
     ToolCallUpdate,
+    ToolResultUpdate,
     Usage,
 )
 
@@ -85,6 +87,8 @@ def units(update: AgentRunResponseUpdate) -> int:
         return _length(update.arguments)
     if isinstance(update, ReasoningUpdate):
         return _length(update.reasoning)
+    if isinstance(update, ToolResultUpdate):
+        return _length(update.result)
     return _length(update.refusal) if isinstance(update, RefusalUpdate) else 0
 
 
@@ -102,8 +106,10 @@ def updates_of(messages: Iterable[ChatMessage]) -> list[AgentRunResponseUpdate]:
     """What was said in messages, as updates: one for each part, the calls of a message after its texts."""
     found: list[AgentRunResponseUpdate] = []
     for message in messages:
-        for part in message.contents if message.role == "assistant" else ():
-            if isinstance(part, TextContent):
+        for part in message.contents if message.role in ("assistant", "tool") else ():
+            if isinstance(part, ToolResultContent):
+                found.append(ToolResultUpdate(call_id=part.call_id, result=part.result, is_error=part.is_error))
+            elif isinstance(part, TextContent):
                 found.append(AgentRunResponseUpdate(part.text))
             elif isinstance(part, ReasoningContent):
                 found.append(ReasoningUpdate(reasoning=part.text))
@@ -133,6 +139,8 @@ def _cut(update: AgentRunResponseUpdate, by: int) -> AgentRunResponseUpdate:
     if isinstance(update, ToolCallUpdate):
         left = _without(update.arguments, by)
         return ToolCallUpdate(index=update.index, call_id=update.call_id, name=update.name, arguments=left)
+    if isinstance(update, ToolResultUpdate):
+        return ToolResultUpdate(call_id=update.call_id, result=_without(update.result, by), is_error=update.is_error)
     if isinstance(update, ReasoningUpdate):
         return ReasoningUpdate(reasoning=_without(update.reasoning, by))
     if isinstance(update, RefusalUpdate):

@@ -12,6 +12,7 @@
         ThreadBusyError             another run has the thread
           QueueFullError              too many runs wait for it already
         IdempotencyKeyError         the key was used with another input, or its turn never became a whole answer
+        ApprovalError               this answer to an approval request counts for nothing
         RunCancelledError           somebody else ended this run: thread.cancel(), or a run that interrupts
         RunTimeoutError             the run took longer than its timeout (also a TimeoutError)
       ServiceError                the chat service refused, failed or could not be reached
@@ -22,6 +23,7 @@
         BadRequestError             the service does not accept the request
         ServiceUnavailableError     down, overloaded, unreachable or cut off
         ServiceProtocolError        the service answered something that is no answer
+        AnswerFormatError           the answer is not in the form that was asked for
         AnswerTooLargeError         the answer, or the turn, is larger than the agent's limits allow
       StoreError                  the place where threads are kept failed
         StoreUnavailableError       cannot be opened, read or written now
@@ -107,6 +109,10 @@ class IdempotencyKeyError(CallerError):
     """
 
 
+class ApprovalError(CallerError):
+    """An answer to an approval request counts for nothing: it was used, has expired, or is about something else."""
+
+
 class RunCancelledError(CallerError):
     """Somebody else ended this run: `thread.cancel()`, or a run with on_conflict="interrupt" or "rollback".
 
@@ -173,6 +179,10 @@ class ServiceUnavailableError(ServiceError):
 
 class ServiceProtocolError(ServiceError):
     """The service answered something that is no answer of its protocol."""
+
+
+class AnswerFormatError(ServiceError):
+    """The answer is not in the form that was asked for, also after it was asked for again; it is in `.response`."""
 
 
 class AnswerTooLargeError(ServiceError):

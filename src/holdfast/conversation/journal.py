@@ -8,6 +8,11 @@ Rule of this file: records are JSON, and only ever appended. Each says at which 
                                                     what was said since that place
     {"e": 9, "at": 31, "again": true}               another writer asks again from here: what was said after is void
                                                     as soon as it says something
+    {"e": 7, "at": 31, "started": ["call_1"],       these calls are about to be made: on disk before any is
+     "decided": {"call_1": {"approved": true}}}     somebody has allowed or forbidden them
+    {"e": 7, "at": 31, "result": message}           the result of a call that others before it still wait for
+    {"e": 7, "at": 31, "waits": [request, ...]}     the run waits for somebody to allow these calls
+    {..., "used": {"input_tokens": ...}, "asked": 2}   beside an answer: the tokens so far, how often was asked
 
 `e` is the epoch of the writer. docs/format.md describes the form.
 """
@@ -15,14 +20,15 @@ Rule of this file: records are JSON, and only ever appended. Each says at which 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
 
+from holdfast.conversation.approvals import ApprovalRequest
 from holdfast.conversation.cursors import units, updates_of
-from holdfast.conversation.messages import ChatMessage
+from holdfast.conversation.messages import ChatMessage, ToolResultContent
 from holdfast.conversation.records import decode_messages, encode_messages
 from holdfast.conversation.updates import (
     AgentRunResponseUpdate,
@@ -30,7 +36,16 @@ from holdfast.conversation.updates import (
     ReasoningUpdate,
     RefusalUpdate,
     ToolCallUpdate,
+    Usage,
 )
+
+
+class Decision(Struct, frozen=True, omit_defaults=True):
+    """Somebody's word on a call that needed one."""
+
+    approved: bool
+    why: str = ""
+    by: str = ""
 
 
 class Entry(Struct, omit_defaults=True):
@@ -41,6 +56,12 @@ class Entry(Struct, omit_defaults=True):
     said: list[list[Any]] | None = None
     done: Raw = Raw()
     again: bool = False
+    started: list[str] = []
+    decided: dict[str, Decision] = {}
+    result: Raw = Raw()
+    waits: list[ApprovalRequest] = []
+    used: Usage | None = None
+    asked: int = 0
 
     @property
     def is_whole(self) -> bool:
@@ -62,6 +83,13 @@ class Recorded(Struct):
     pieces: list[AgentRunResponseUpdate]
     place: int = 0  # where the pieces begin
     restarts: tuple[tuple[int, int], ...] = ()
+    started: set[str] = set()  # calls that were made, or about to be
+    results: dict[str, ChatMessage] = {}  # of calls that are not among the messages
+    decided: dict[str, Decision] = {}
+    waits: dict[str, ApprovalRequest] = {}
+    used: Usage | None = None
+    asked: int = 0
+    is_parked: bool = False  # it ends with what the run waits for: nothing was said since
 
 
 _encode = msgspec.json.Encoder().encode
@@ -86,9 +114,25 @@ def said(epoch: int, at: int, updates: Iterable[AgentRunResponseUpdate]) -> byte
         return json.dumps({"e": epoch, "at": at, "said": entry.said}).encode()
 
 
-def done(epoch: int, at: int, messages: Sequence[ChatMessage]) -> bytes:
-    """The record of a whole answer and the results of its calls."""
-    return _encode(Entry(epoch, at, done=Raw(encode_messages(messages))))
+def done(epoch: int, at: int, messages: Sequence[ChatMessage], used: Usage | None = None, asked: int = 0) -> bytes:
+    """The record of a whole answer, or of results of its calls; with what the turn has used so far."""
+    return _encode(Entry(epoch, at, done=Raw(encode_messages(messages)), used=used, asked=asked))
+
+
+def started(epoch: int, at: int, calls: Sequence[str], decided: Mapping[str, Decision]) -> bytes:
+    """The record of calls that are about to be made, and of what was decided about calls."""
+    return _encode(Entry(epoch, at, started=list(calls), decided=dict(decided)))
+
+
+def result(epoch: int, at: int, message: ChatMessage) -> bytes:
+    """The record of one call's result, out of its turn."""
+    (stored,) = msgspec.json.decode(encode_messages([message]), type=list[Raw])
+    return _encode(Entry(epoch, at, result=stored))
+
+
+def waits(epoch: int, at: int, requests: Sequence[ApprovalRequest]) -> bytes:
+    """The record of a run that waits for these calls to be allowed."""
+    return _encode(Entry(epoch, at, waits=list(requests)))
 
 
 def again(epoch: int, at: int) -> bytes:
@@ -115,17 +159,33 @@ def recorded(records: Iterable[bytes]) -> Recorded:
     found = Recorded([], [])
     void = False
     for entry in entries(records):
+        found.used, found.asked = entry.used or found.used, entry.asked or found.asked
+        found.is_parked = bool(entry.waits)
         if entry.again:
             found.restarts += ((entry.e, entry.at),)
             void = True  # once the new writer has said something; should it die before, what there is stands
-        elif bytes(entry.done):
+        elif entry.is_whole:
             found.messages.extend(decode_messages(bytes(entry.done)))
             found.place = entry.at + sum(map(units, entry.updates))
             found.pieces, void = [], False
-        else:
+        elif entry.said is not None:
             found.pieces = entry.updates if void else found.pieces + entry.updates
             void = False
+        else:
+            _take_effects(found, entry)
     return found
+
+
+def _take_effects(found: Recorded, entry: Entry) -> None:
+    found.started.update(entry.started)
+    found.decided.update(entry.decided)
+    if bytes(entry.result):
+        for message in decode_messages(b"[%b]" % bytes(entry.result)):
+            for part in message.contents:
+                if isinstance(part, ToolResultContent):
+                    found.results[part.call_id] = message
+    if entry.waits:
+        found.waits = {request.call_id: request for request in entry.waits}
 
 
 def _with_halves(record: bytes) -> Entry:

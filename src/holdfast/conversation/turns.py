@@ -28,6 +28,8 @@ from holdfast.conversation.updates import Usage
 _TOOL_PARTS = frozenset((ToolCallContent, ToolResultContent))
 
 TurnStatus: TypeAlias = Literal["completed", "failed", "cancelled", "interrupted"]
+# A run may also wait for somebody to allow a tool call; then it is no turn yet.
+RunStatus: TypeAlias = TurnStatus | Literal["waiting"]
 
 
 class TurnError(Struct, frozen=True, omit_defaults=True):

@@ -73,6 +73,14 @@ class ToolCallUpdate(AgentRunResponseUpdate, frozen=True, kw_only=True, gc=False
     arguments: str = ""
 
 
+class ToolResultUpdate(AgentRunResponseUpdate, frozen=True, kw_only=True, gc=False):
+    """What came of a tool call, whole; results come in the order of the calls."""
+
+    call_id: str
+    result: str
+    is_error: bool = False
+
+
 class UsageUpdate(AgentRunResponseUpdate, frozen=True, kw_only=True):
     """The tokens of this answer so far; the last one counts."""
 

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypedDict, Unpack, get_args
 
 import msgspec
 
+from holdfast.conversation.approvals import ApprovalAnswer, answers_in
 from holdfast.conversation.errors import ConfigurationError, InvalidInputError
 from holdfast.conversation.ids import checked_thread_id, checked_turn_id
 from holdfast.conversation.messages import ChatMessage, checked_text, normalized_input
@@ -21,11 +22,12 @@ from holdfast.engine.specs import InputFrom, RunSpec
 from holdfast.engine.streams import AgentRunStream
 from holdfast.engine.sync import run_sync
 from holdfast.engine.threads import AgentThread, thread_from_state
+from holdfast.engine.toolkits import NO_TOOLS, Callee, answer_shape, toolkit
 from holdfast.ports.clients import ChatClient, ChatOptions
 from holdfast.ports.runtime import SYSTEM, Runtime
 from holdfast.ports.stores import Point, ThreadStore
 
-Input: TypeAlias = str | ChatMessage | Sequence[str | ChatMessage]
+Input: TypeAlias = str | ChatMessage | Sequence[str | ChatMessage] | ApprovalAnswer | Sequence[ApprovalAnswer]
 
 
 class AgentOptions(TypedDict, total=False):
@@ -35,8 +37,12 @@ class AgentOptions(TypedDict, total=False):
     `on_conflict` says what a run does if its thread is in the middle of another: "enqueue" (default; first come, first
     served), "reject", "interrupt" (end the other as cancelled, and go on after what it has said) or "rollback" (end
     it, and go on as if it had not been; its turn stays on a branch). `on_disconnect` says what becomes of the run when
-    whoever reads or awaits it goes away: "cancel" (default) or "continue". `limits` bound what a run takes. The rest
-    goes to the model: see `ChatOptions`.
+    whoever reads or awaits it goes away: "cancel" (default) or "continue". `limits` bound what a run takes.
+
+    `tools` are what the model may call: functions, or what `tool`, `as_tool` and others made of something; a run's come
+    on top of its agent's, and take the place of those of the same name. `tool_choice` is "auto", "none", "required" or
+    the name of a tool. `response_format` is a type (a pydantic model, a dataclass, ...) or a JSON Schema; the answer in
+    that form is the response's `.value`. The rest goes to the model: see `ChatOptions`.
     """
 
     model: str | None
@@ -49,7 +55,11 @@ class AgentOptions(TypedDict, total=False):
     frequency_penalty: float | None
     reasoning_effort: str | None
     user: str | None
+    tool_choice: str | None
+    parallel_tool_calls: bool | None
     extra: Mapping[str, Any] | None
+    tools: Sequence[Callee] | Callee | None
+    response_format: Any
     timeout: float | None
     on_conflict: OnConflict
     enqueue_timeout: float | None
@@ -58,9 +68,13 @@ class AgentOptions(TypedDict, total=False):
 
 
 class ResumeOptions(AgentOptions, total=False):
-    """What may be set for a run whose input is there already: `instructions` take the place of the agent's."""
+    """What may be set for a run whose input is there already: `instructions` take the place of the agent's.
+
+    `deps` is handed to the tools (`ToolContext.deps`), and to nobody else.
+    """
 
     instructions: str | None
+    deps: Any
 
 
 class RunOptions(ResumeOptions, total=False):
@@ -78,21 +92,24 @@ class RunOptions(ResumeOptions, total=False):
 # Characters of an idempotency key.
 MAX_KEY = 256
 
-_MODEL_OPTIONS = frozenset(ChatOptions.__struct_fields__)
+_MODEL_OPTIONS = frozenset(ChatOptions.__struct_fields__) - {"answer_format"}
 _KINDS: dict[str, Any] = {
-    **dict.fromkeys(("model", "reasoning_effort", "user"), str),
+    **dict.fromkeys(("model", "reasoning_effort", "user", "tool_choice"), str),
     **dict.fromkeys(("temperature", "top_p", "presence_penalty", "frequency_penalty"), (int, float)),
     **dict.fromkeys(("max_tokens", "seed"), int),
     "extra": Mapping,
 }
 _WORDS: dict[Any, str] = {str: "a string", int: "a whole number", Mapping: "a dict"}
-_OF_ONE_RUN = ("instructions", "idempotency_key", "after")
+_OF_ONE_RUN = ("instructions", "idempotency_key", "after", "deps")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "on_conflict": get_args(OnConflict),
     "on_disconnect": get_args(OnDisconnect),
 }
 _RUN_OPTIONS = frozenset(
-    ("instructions", "timeout", "enqueue_timeout", "limits", "idempotency_key", "after", *_CHOICES)
+    (
+        *("instructions", "timeout", "enqueue_timeout", "limits", "idempotency_key", "after", *_CHOICES),
+        *("tools", "response_format", "deps"),
+    )
 )
 
 
@@ -191,8 +208,9 @@ class ChatAgent:
     ) -> AgentRunResponse:
         """One turn: say something, get the whole answer. With a thread the turn becomes part of its conversation.
 
-        `messages` is a string, a ChatMessage or a list of them. Raises what is in `holdfast`'s errors; the error
-        carries `.turn_id` and, in `.response`, what there was of the answer.
+        `messages` is a string, a ChatMessage or a list of them; or the answers to the requests of a response that waits
+        (`response.approvals`): then that turn goes on, and a call that is allowed is made. Raises what is in
+        `holdfast`'s errors; the error carries `.turn_id` and, in `.response`, what there was of the answer.
         """
         run = self._run(messages, thread, False, options)
         return await (fold_apart(run) if run.spec.apart else fold(run))
@@ -255,6 +273,9 @@ class ChatAgent:
                 f"thread= takes a thread of holdfast (agent.get_new_thread()); got {type(thread).__name__}."
             )
         settings, chosen = self._defaults, self._options
+        answers = () if isinstance(messages, str) else answers_in(messages)
+        if answers:
+            input_from = "open run"
         if input_from != "caller":
             _refuse(options, ("idempotency_key", "after"), "a run whose input is there already")
         if options:
@@ -277,6 +298,10 @@ class ChatAgent:
             settings.get("limits", DEFAULT),
             input_from,
             settings.get("on_disconnect") == "continue",
+            settings.get("tools", NO_TOOLS),
+            settings.get("deps"),
+            answers,
+            settings.get("response_format"),
         )
         return TurnRun(spec)
 
@@ -334,8 +359,14 @@ def _checked_options(
             wanted = _WORDS.get(kinds, "a number")
             raise InvalidInputError(f"{name} is {wanted}; got {value!r}.")
     of_model = {name: given[name] for name in given.keys() & _MODEL_OPTIONS}
+    of_run = {name: given[name] for name in given.keys() & _RUN_OPTIONS}
+    if "tools" in given:
+        of_run["tools"] = settings.get("tools", NO_TOOLS).joined(toolkit(given["tools"]))
+    if "response_format" in given:
+        of_run["response_format"] = shape = answer_shape(given["response_format"])
+        of_model["answer_format"] = shape.format if shape is not None else None
     chosen = msgspec.structs.replace(options, **of_model) if of_model else options
-    return {**settings, **{name: given[name] for name in given.keys() & _RUN_OPTIONS}}, chosen
+    return {**settings, **of_run}, chosen
 
 
 def _refuse(options: Mapping[str, Any], names: Iterable[str], what: str) -> None:

@@ -1,16 +1,61 @@
-"""Effects: what becomes of the tool calls of an answer.
+"""Effects: what is known of the tool calls of a turn, and what becomes of those that get no result of their own.
 
-Agents have no tools of their own yet, and offer none. A model that calls for one all the same gets a result that
-says so, and may answer without: a call never stays without its result.
+Rule of this file: a call never stays without a result, whatever happened; and what may have been done is never said
+to be undone.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from holdfast.conversation.messages import ChatMessage, ToolCallContent
+from msgspec import Struct
+
+from holdfast.conversation.approvals import ApprovalRequest
+from holdfast.conversation.journal import Decision, Recorded
+from holdfast.conversation.messages import ChatMessage, ToolCallContent, ToolResultContent, assembled
 from holdfast.conversation.turns import results_for
+
+# What the model is told of a call that was begun and whose end nobody saw.
+UNKNOWN = (
+    "This call was interrupted after it had begun; its outcome is unknown. Find out what has happened before you "
+    "make it again."
+)
+
+
+class Effects(Struct):
+    """The calls of a turn: which were begun, the results that are not among its messages yet, what was decided."""
+
+    started: set[str] = set()
+    results: dict[str, ChatMessage] = {}
+    decided: dict[str, Decision] = {}
+    waits: dict[str, ApprovalRequest] = {}
+    # Of those begun: by an earlier writer of the turn, whose process is gone.
+    inherited: frozenset[str] = frozenset()
+
+    def closing(self, calls: Iterable[ToolCallContent], why: str) -> list[ChatMessage]:
+        """Results for calls that are still open when their turn ends, in the order of the calls."""
+        found: list[ChatMessage] = []
+        for call in calls:
+            known = self.results.get(call.call_id)
+            found += [known] if known else results_for([call], UNKNOWN if call.call_id in self.started else why)
+        return found
+
+
+def inherited(recorded: Recorded) -> Effects:
+    """What a journal knows of the calls."""
+    started = set(recorded.started)
+    return Effects(started, dict(recorded.results), dict(recorded.decided), dict(recorded.waits), frozenset(started))
+
+
+def result_message(
+    call: ToolCallContent, text: str, *, is_error: bool = False, decision: Decision | None = None
+) -> ChatMessage:
+    """The message of a result. Who allowed or forbade the call is kept beside it, and told to no service."""
+    properties: Mapping[str, object] | None = None
+    if decision is not None:
+        properties = {"approval": {"approved": decision.approved, "by": decision.by, "why": decision.why}}
+    return assembled("tool", (ToolResultContent(call.call_id, text, is_error),), additional_properties=properties)
 
 
 def new_call_id(turn_id: str, *numbers: int) -> str:
@@ -24,10 +69,7 @@ def call_ids(messages: Iterable[ChatMessage]) -> list[str]:
     return [call.call_id for message in messages for call in message.tool_calls]
 
 
-def results_of(calls: Sequence[ToolCallContent]) -> list[ChatMessage]:
-    """A result for every call, in the order of the calls."""
-    return [
-        result
-        for call in calls
-        for result in results_for([call], f"There is no tool named {call.name!r}. Answer without it.")
-    ]
+def no_such_tool(call: ToolCallContent, names: Sequence[str]) -> str:
+    """What the model is told that calls for a tool that there is not."""
+    there = f"The tools are {', '.join(names)}." if names else "Answer without it."
+    return f"There is no tool named {call.name!r}. {there}"

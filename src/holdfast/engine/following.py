@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 
+from holdfast.conversation.approvals import ApprovalUpdate
 from holdfast.conversation.cursors import (
     Cursor,
     EndUpdate,
@@ -23,10 +24,11 @@ from holdfast.conversation.cursors import (
     updates_of,
 )
 from holdfast.conversation.errors import IdempotencyKeyError, TurnNotFoundError
-from holdfast.conversation.journal import Entry, entries
+from holdfast.conversation.journal import Entry, Recorded, entries, recorded
 from holdfast.conversation.records import input_of
 from holdfast.conversation.turns import Turn
 from holdfast.conversation.updates import AgentRunResponseUpdate
+from holdfast.engine.approving import requests_in, take_answered
 from holdfast.engine.handles import Handle
 from holdfast.engine.history import decoded
 from holdfast.engine.recovery import close_left_over, left_over, take_left_over
@@ -50,6 +52,8 @@ class Follower:
         self.turn: Turn | None = None
         self.key: str | None = None
         self.left: OpenRun | None = None
+        # What has been recorded of a run that waits for somebody's word.
+        self.waiting: Recorded | None = None
         self.pause = LOOK_HERE
         self._handle = handle
         self._answer: object = None
@@ -73,8 +77,15 @@ class Follower:
         self.pause = LOOK_ELSEWHERE
         if progress.turn is not None:
             return self._finished(progress.turn)
-        self.left = progress.run if not progress.alive else None
-        return self._journalled(progress)
+        waits = progress.run is not None and progress.run.waiting
+        self.left = progress.run if not progress.alive and not waits else None
+        told = self._journalled(progress)
+        self.waiting = await self._whole_journal() if waits else None
+        return told
+
+    async def _whole_journal(self) -> Recorded:
+        progress = await self._handle.store.progress(self._handle.id, self.turn_id)
+        return recorded(progress.records if progress is not None else ())
 
     def _heard(self, run: TurnRun) -> list[AgentRunResponseUpdate]:
         """From the run itself."""
@@ -105,6 +116,7 @@ class Follower:
                 continue
             found, end = rest(entry.updates if entry.is_whole else spoken(entry.updates), entry.at, self.cursor.n)
             told += found
+            told += [ApprovalUpdate(request=request) for request in entry.waits]
             self.cursor = Cursor(max(entry.e, self.cursor.epoch), max(end, self.cursor.n))
         return told
 
@@ -200,21 +212,22 @@ class TurnFollower:
 async def catch_up(run: TurnRun) -> AsyncGenerator[Iterator[AgentRunResponseUpdate], None]:
     """What a run tells first that does not begin a turn of its own.
 
-    A resumed one: what the dead process had written down; then the run is open, if there was anything to resume. One
-    whose idempotency key is taken: all that the turn under that key says; should its process die meanwhile, this
-    run goes on with it; should it end and free its key, this run is to be opened once more.
+    A resumed one: what the dead process had written down; then the run is open, if there was anything to resume. (One
+    that was given answers to requests goes on with what comes after them.) One whose idempotency key is taken: all
+    that the turn under that key says; should its process die meanwhile, this run goes on with it; should it end and
+    free its key, this run is to be opened once more.
     Raises IdempotencyKeyError, RunTimeoutError.
     """
     spec, found = run.spec, run.found
     if found is None:
-        left = await left_over(spec.thread)
-        taken = await take_left_over(spec.thread, left, spec.runtime) if left is not None else None
+        taken = await _taken(run)
         if taken is None:
             run.has_nothing_to_do()
             return
         run.goes_on(taken)
-        yield run.hands_on(list(run.told), Cursor(run.epoch, 0))
-        run.caught_up()
+        if not spec.answers:  # whoever answers has read what was said before
+            yield run.hands_on(list(run.told), Cursor(run.epoch, 0))
+            run.caught_up()
         return
     _check_input(run, found)
     if isinstance(found, Earlier):
@@ -236,6 +249,10 @@ async def catch_up(run: TurnRun) -> AsyncGenerator[Iterator[AgentRunResponseUpda
             if follower.key is not None:
                 run.repeats(follower.turn)
             return
+        if follower.waiting is not None:
+            before = follower.waiting
+            run.waits_already(found.turn_id, requests_in(before), before.messages)
+            return
         if follower.left is not None:
             taken = await take_left_over(spec.thread, follower.left, spec.runtime)
             if taken is not None:
@@ -246,6 +263,15 @@ async def catch_up(run: TurnRun) -> AsyncGenerator[Iterator[AgentRunResponseUpda
         if not new:
             async with asyncio.timeout_at(run.deadline):
                 await spec.runtime.sleep(follower.pause)
+
+
+async def _taken(run: TurnRun) -> OpenRun | None:
+    """The run that this one is to go on with: a dead process's, or the one that waits for the answers it was given."""
+    spec = run.spec
+    if spec.answers:
+        return await take_answered(spec.thread, spec.answers, spec.runtime)
+    left = await left_over(spec.thread, waiting=False)
+    return await take_left_over(spec.thread, left[0], spec.runtime) if left is not None else None
 
 
 def _epoch_of(turn: Turn) -> int:

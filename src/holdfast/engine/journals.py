@@ -1,19 +1,21 @@
 """Journals: an open run writes down what it says, at most half a second behind.
 
-Rule of this file: nothing waits for a journal, and a turn never fails because of it. It is there for a process that
-dies, and for readers elsewhere; the seal does not need it.
+Rule of this file: nothing waits for a journal, and a turn never fails because of it, with one exception: no tool is
+begun before that is written down. It is there for a process that dies, and for readers elsewhere; the seal does not
+need it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from holdfast.conversation import journal
+from holdfast.conversation.approvals import ApprovalRequest
 from holdfast.conversation.cursors import spoken, units, updates_of
 from holdfast.conversation.errors import StaleRunError, StoreError
 from holdfast.conversation.messages import ChatMessage
-from holdfast.conversation.updates import AgentRunResponseUpdate
+from holdfast.conversation.updates import AgentRunResponseUpdate, Usage
 from holdfast.ports.stores import Handed, OpenRun, RunLog
 
 log = logging.getLogger("holdfast.engine")
@@ -25,7 +27,7 @@ JOURNAL_SECONDS = 0.5
 class Journal:
     """What one run has written down. `place` is where its answer begins."""
 
-    __slots__ = ("_answer", "_handed", "_place", "_run", "_store", "_written")
+    __slots__ = ("_answer", "_handed", "_held", "_place", "_run", "_store", "_written")
 
     def __init__(self, store: RunLog, run: OpenRun, place: int) -> None:
         self._store = store
@@ -33,6 +35,7 @@ class Journal:
         self._written = 0  # updates of this answer that are written down
         self._place = self._answer = place
         self._handed: Handed[None] | None = None
+        self._held: list[bytes] = []  # to be written before anything else
 
     def keep_up(self, heard: Sequence[AgentRunResponseUpdate]) -> None:
         """Write down what is new, given all that was heard of the answer. Raises StaleRunError (see `_check`)."""
@@ -43,18 +46,43 @@ class Journal:
             self._written += len(new)
             self._place += sum(map(units, spoken(new)))
 
-    def answered(self, messages: Sequence[ChatMessage]) -> None:
-        """Write down a whole answer with the results of its calls."""
+    def answered(self, messages: Sequence[ChatMessage], used: Usage | None, asked: int) -> None:
+        """Take in a whole answer. It is written with what comes next: calls that are begun, or their results."""
+        self._held.append(journal.done(self._run.epoch, self._answer, messages, used, asked))
+        self._moved(messages)
+
+    async def begins(self, calls: Sequence[str], decided: Mapping[str, journal.Decision]) -> None:
+        """Write down, on the disk, that calls are begun. Raises StoreError: then none of them may be."""
+        record = journal.started(self._run.epoch, self._place, calls, decided)
+        await self._store.journal(self._run, self._with_held(record), durable=True)
+
+    def results(self, messages: Sequence[ChatMessage]) -> None:
+        """Write down the next results in the order of the calls."""
         self._write(journal.done(self._run.epoch, self._answer, messages))
+        self._moved(messages)
+
+    def result_apart(self, message: ChatMessage) -> None:
+        """Write down a result that comes before its turn."""
+        self._write(journal.result(self._run.epoch, self._place, message))
+
+    def waits(self, requests: Sequence[ApprovalRequest]) -> tuple[bytes, ...]:
+        """The records of a run that is about to wait, for the store to write as it does so."""
+        return self._with_held(journal.waits(self._run.epoch, self._place, requests))
+
+    def _moved(self, messages: Sequence[ChatMessage]) -> None:
         self._answer += sum(map(units, updates_of(messages)))
         self._place, self._written = self._answer, 0
+
+    def _with_held(self, record: bytes) -> tuple[bytes, ...]:
+        held, self._held = self._held, []
+        return (*held, record)
 
     def asks_again(self) -> None:
         """Write down that what another writer's answer began with is void."""
         self._write(journal.again(self._run.epoch, self._place))
 
     def _write(self, record: bytes) -> None:
-        self._handed = self._store.journal(self._run, (record,))
+        self._handed = self._store.journal(self._run, self._with_held(record))
 
     def _check(self) -> None:
         """See what became of the last record, if that is known by now.

@@ -141,7 +141,10 @@ class _Waiting:
         """Do what can be done about a thread that is taken; return when it is worth another try."""
         handle, wish = self._handle, self._wish
         if busy.run is not None and not busy.alive:
-            await close_left_over(handle, busy.run, wish.runtime)
+            if busy.run.waiting and wish.on_conflict == "reject":
+                raise self._busy_error(busy, "was not to close it (on_conflict='reject'); it waits for an approval")
+            rollback = busy.run.waiting and wish.on_conflict == "rollback"
+            await close_left_over(handle, busy.run, wish.runtime, rollback=rollback)
             return
         if wish.on_conflict == "reject":
             raise self._busy_error(busy, "was not to wait (on_conflict='reject')")

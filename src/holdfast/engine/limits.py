@@ -15,6 +15,11 @@ class Limits(Struct, frozen=True, kw_only=True):
     `input_bytes` is one run's input as it is stored (InputTooLargeError), `answer_chars` one answer of the model and
     `turn_chars` all answers of a turn, tool calls included (AnswerTooLargeError: what came until then is kept, as a
     failed turn), `waiting_runs` how many runs may stand in line before one thread (QueueFullError).
+
+    For tools, in one turn: `rounds` is how often the model may answer with calls, `tool_calls` how many are made,
+    `tool_seconds` how long they may take together (None: as long as it takes). At one of these the open calls get a
+    result that says so, and the model is asked once more without tools. `parallel_calls` run at a time. A result of
+    more than `result_chars` characters is not told; the model is told to ask for less.
     Raises InvalidInputError for what is no positive whole number.
     """
 
@@ -22,10 +27,20 @@ class Limits(Struct, frozen=True, kw_only=True):
     answer_chars: int = 16 * MIB
     turn_chars: int = 64 * MIB
     waiting_runs: int = 1000
+    rounds: int = 25
+    tool_calls: int = 250
+    parallel_calls: int = 8
+    result_chars: int = 200_000
+    tool_seconds: float | None = None
 
     def __post_init__(self) -> None:
+        seconds = self.tool_seconds
+        if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds <= 0):
+            raise InvalidInputError(f"The limit tool_seconds is a number of seconds above 0; got {seconds!r}.")
         for name in self.__struct_fields__:
             value = getattr(self, name)
+            if name == "tool_seconds":
+                continue
             if type(value) is not int or value < 1:
                 raise InvalidInputError(f"The limit {name} is a whole number of at least 1; got {value!r}.")
 

@@ -1,22 +1,19 @@
 """THE loop: the story of one turn. Streamed or not, every turn of every agent goes through here.
 
 Each concern has its file below: who may run (leases, recovery), what was said before (history), one question and its
-answer (runs), how a turn reaches the log (sealing), what becomes of tool calls (effects), what others have said of
-the same turn (following).
+answer (runs), how tool calls are made (acting) and what is known of them (effects), how a turn reaches the log
+(sealing), what others have said of the same turn (following).
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 
+from holdfast.conversation.approvals import ApprovalUpdate
 from holdfast.conversation.updates import AgentRunResponseUpdate
-from holdfast.engine.effects import results_of
 from holdfast.engine.following import catch_up
 from holdfast.engine.responses import AgentRunResponse
 from holdfast.engine.runs import TurnRun
-
-# How often the model is asked within one turn, should it go on calling tools.
-MAX_ROUNDS = 10
 
 
 async def take_turn(run: TurnRun) -> AsyncGenerator[Iterator[AgentRunResponseUpdate], None]:
@@ -31,13 +28,17 @@ async def take_turn(run: TurnRun) -> AsyncGenerator[Iterator[AgentRunResponseUpd
                 yield earlier
             going = run.is_open or (not run.is_done and await run.open())
         while going:
-            await run.ask()
-            while (updates := await run.next_updates()) is not None:
-                yield updates
-            calls = run.answered()
-            going = bool(calls) and run.rounds < MAX_ROUNDS
-            if going:
-                run.add_results(results_of(calls))
+            if not run.calls:
+                await run.ask()
+                while (updates := await run.next_updates()) is not None:
+                    yield updates
+                run.answered()
+            while run.calls and (results := await run.next_results()):
+                for result in results:
+                    yield iter((result,))
+            going = await run.has_more()
+        if run.requests:
+            yield iter([ApprovalUpdate(request=request) for request in run.requests])
     except BaseException as error:
         failure = run.explained(error)
         await run.close(failure)

@@ -15,14 +15,19 @@ import weakref
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any, cast
 
+from msgspec.structs import replace
+
+from holdfast.conversation.approvals import ApprovalRequest
 from holdfast.conversation.cursors import Cursor, moved, spoken, units, updates_of
 from holdfast.conversation.errors import IdempotencyKeyError, InvalidInputError, StaleRunError
-from holdfast.conversation.journal import recorded
+from holdfast.conversation.journal import Decision, recorded
 from holdfast.conversation.messages import ChatMessage, ToolCallContent
 from holdfast.conversation.records import decode_messages, encode_messages
 from holdfast.conversation.turns import Turn, output_told, unanswered_calls
-from holdfast.conversation.updates import AgentRunResponseUpdate, Answer
-from holdfast.engine import history, limits
+from holdfast.conversation.updates import AgentRunResponseUpdate, Answer, sound
+from holdfast.engine import endings, history, limits
+from holdfast.engine.acting import Acting
+from holdfast.engine.effects import Effects, inherited
 from holdfast.engine.journals import JOURNAL_SECONDS, Journal
 from holdfast.engine.leases import INSIDE, Wish, acquire
 from holdfast.engine.sealing import Sealable
@@ -32,6 +37,8 @@ from holdfast.ports.stores import Earlier, OpenRun, Point, Terms, Twin
 
 log = logging.getLogger("holdfast.engine")
 
+# How often a model is asked to mend an answer that is not of the form that was asked for.
+REPAIRS = 1
 # So many updates are handed on between two looks at how long the answer has become.
 UPDATES_PER_LOOK = 256
 
@@ -96,17 +103,24 @@ class TurnRun(Sealable):
     """One run on one thread: made by an agent, driven by the loop, read by a stream."""
 
     __slots__ = (
+        "_asked_without_tools",
         "_began",
         "_catching_up",
+        "_is_last",
         "_journal",
         "_length",
+        "_made_calls",
         "_measured",
+        "_repairs",
         "_size",
         "_tail",
         "_told",
+        "_tool_seconds",
+        "calls",
         "found",
         "heard",
         "is_done",
+        "kit",
         "maker",
         "told",
     )
@@ -119,7 +133,8 @@ class TurnRun(Sealable):
         self._said = self._told = history.encode(codec, spec.input)
         if not self._said and spec.input_from == "caller":
             raise InvalidInputError(f"Nothing in the input can be told to {spec.client.service}; pass some text.")
-        self._tail = codec.tail(spec.options, stream=spec.stream)
+        tools = spec.kit.encoded(codec) if spec.kit.by_name else b""
+        self._tail = codec.tail(spec.options, stream=spec.stream, tools=tools)
         self._stored_input = encode_messages(spec.input)
         if len(self._stored_input) > spec.limits.input_bytes:
             raise limits.too_large_an_input(len(self._stored_input), spec.limits, spec.thread.id)
@@ -140,6 +155,17 @@ class TurnRun(Sealable):
         self._turn = None
         self._journal: Journal | None = None
         self._timer = None
+        # The open calls of the last answer, and what is known of all.
+        self.calls: list[ToolCallContent] = []
+        self.effects = Effects()
+        self.kit = spec.kit
+        self.requests = ()
+        self.value = None
+        self._acting = None
+        self._repairs = self._made_calls = 0
+        self._tool_seconds = 0.0
+        # Whether the model may make no more calls, and was told so.
+        self._is_last = self._asked_without_tools = False
         self._asked_to_stop = None
         self._rollback = False
         self._lost = self._stalled = None
@@ -200,7 +226,7 @@ class TurnRun(Sealable):
             self._encoded = await history.conversation(
                 spec.thread.store, spec.client.codec, spec.instructions, self._opened.head
             )
-        body = self._encoded.body(self._told, self._tail)
+        body = self._encoded.body(self._told, self._last_tail() if self._is_last else self._tail)
         self._rounds += 1
         self._exchange = _Exchange(spec.client, ChatRequest(body, spec.options, spec.stream), self.heard)
 
@@ -230,29 +256,121 @@ class TurnRun(Sealable):
                 self._timer = self._loop.call_later(JOURNAL_SECONDS, _write_down, weakref.ref(self))
         return updates
 
-    def answered(self) -> list[ToolCallContent]:
-        """Make the answer a message of the turn; what it calls for."""
+    def _refuse_if_ended(self) -> None:
+        """Raises what its caller is to know, if somebody else has ended the run meanwhile."""
+        if self._status is not None or self._lost is not None:
+            raise self._ended_by_others()
+
+    def answered(self) -> None:
+        """Make the answer a message of the turn; `calls` is what it calls for."""
         before = len(self._output)
         self._take_answer()
         assert self._encoded is not None
         self._encoded.restore()
         self._measure()
-        calls = unanswered_calls(self._output)
-        if calls:
-            self._own_journal()  # it begins where this answer began
+        self.calls = unanswered_calls(self._output)
         # From now on it counts as what it has become: without a call that was cut off, say.
-        whole = updates_of(self._output[before:])
-        self.told.extend(whole)
+        self._own_journal()  # it begins where this answer began
+        self._tell(self._output[before:])
         self.heard = []
+        if self.calls:
+            self._own_journal().answered(self._output[before:], self._usage, self._rounds)
+
+    def _tell(self, messages: Sequence[ChatMessage]) -> list[AgentRunResponseUpdate]:
+        """Messages of the turn that are whole, as those read them who follow it."""
+        whole = updates_of(messages)
+        self.told.extend(whole)
         self._began += sum(map(units, whole))
         self._measured = self._length = self._size = 0
-        return calls
+        return whole
 
-    def add_results(self, results: Sequence[ChatMessage]) -> None:
-        """Results of tool calls: the next question tells the service of them."""
-        self._output.extend(results)
+    # --- tool calls ----------------------------------------------------------------------------------------------
+
+    async def next_results(self) -> list[AgentRunResponseUpdate]:
+        """What came of the next calls, in their order; [] when there is no more (see `goes_on`)."""
+        self._refuse_if_ended()
+        if self._acting is None:
+            self._acting = self._begin_acting()
+        self._handed_at = None
+        began = self.spec.runtime.monotonic()
+        try:
+            async with asyncio.timeout_at(self._deadline) as self._waking:
+                messages = await self._acting.next()
+        finally:
+            self._waking = None
+            self._tool_seconds += self.spec.runtime.monotonic() - began
+        self._refuse_if_ended()
+        if not messages:
+            return []
+        self._output.extend(messages)
+        self._own_journal().results(messages)
+        self._handed_at = self.spec.runtime.monotonic()
+        return self._tell(messages)
+
+    def _begin_acting(self) -> Acting:
+        limits_, journal = self.spec.limits, self._own_journal()
+        self._is_last = self._is_last or self._rounds >= limits_.rounds
+        seconds = limits_.tool_seconds
+        return Acting(
+            self.spec,
+            self.turn_id,
+            self.effects,
+            self.calls,
+            tools=self.kit.by_name,
+            begin=journal.begins,
+            apart=journal.result_apart,
+            allowed=0 if self._is_last else max(0, limits_.tool_calls - self._made_calls),
+            seconds=None if seconds is None else max(0.0, seconds - self._tool_seconds),
+        )
+
+    async def has_more(self) -> bool:
+        """Whether the service is to be asked again. If not, the turn is whole, or waits for somebody's word."""
+        acting, self._acting = self._acting, None
+        if acting is None:
+            return self._is_to_be_mended()
+        self._made_calls += acting.begun
+        if acting.requests:
+            await self._park(acting.requests, self._own_journal().waits(acting.requests))
+            return False
+        self.calls = []
         self._told = self._said + history.encode(self.spec.client.codec, output_told(self._output))
-        self._own_journal().answered(self._output[-1 - len(results) :])
+        if self._asked_without_tools:
+            return False  # it was told so, and calls all the same
+        limits_ = self.spec.limits
+        time_is_over = limits_.tool_seconds is not None and self._tool_seconds >= limits_.tool_seconds
+        self._is_last = self._is_last or time_is_over or self._made_calls >= limits_.tool_calls
+        self._asked_without_tools = self._is_last
+        return True
+
+    def _is_to_be_mended(self) -> bool:
+        """Read the answer, if it is to have a form; True if the model is asked to mend it.
+
+        Raises AnswerFormatError if it was asked already, or has not answered at all.
+        """
+        shape = self.spec.shape
+        if shape is None:
+            return False
+        answer = self._output[-1] if self._output else None
+        try:
+            self.value = shape.read(answer.text if answer is not None else "")
+        except ValueError as error:
+            if answer is None or not answer.text.strip() or self._repairs >= REPAIRS:
+                raise endings.bad_form(
+                    self.turn_id, self.spec.thread.id, str(error), self.spec.client.service
+                ) from None
+            self._repairs += 1
+            mend = _asks_to_mend(str(error))
+            self._output.append(mend)
+            self._own_journal().answered(self._output[-2:], self._usage, self._rounds)
+            self._told = self._said + history.encode(self.spec.client.codec, output_told(self._output))
+            return True
+        return False
+
+    def _last_tail(self) -> bytes:
+        """The tail of the question that is asked without tools."""
+        spec, codec = self.spec, self.spec.client.codec
+        options = replace(spec.options, tool_choice="none")
+        return codec.tail(options, stream=spec.stream, tools=self.kit.encoded(codec))
 
     @property
     def stored_input(self) -> bytes:
@@ -263,11 +381,6 @@ class TurnRun(Sealable):
     def deadline(self) -> float | None:
         """When the run's own time is over, in its event loop's time."""
         return self._deadline
-
-    @property
-    def rounds(self) -> int:
-        """How often the service was asked."""
-        return self._rounds
 
     @property
     def known_as(self) -> str:
@@ -308,17 +421,24 @@ class TurnRun(Sealable):
         """Be the run that a dead process left: the same turn, from what it had written down."""
         self.turn_id, self._opened = opened.turn_id, opened
         before = recorded(opened.journal)
+        self.effects = inherited(before)
+        for answer in self.spec.answers:
+            self.effects.decided[answer.call_id] = Decision(answer.approved, answer.why, answer.by)
+        self._usage, self._rounds, self._made_calls = before.used, before.asked, len(before.started)
         self._says(opened.input, decode_messages(opened.input))
         self._output = list(before.messages)
+        self.calls = unanswered_calls(self._output)
         self._told = self._said + history.encode(self.spec.client.codec, output_told(self._output))
         self.told = updates_of(self._output)
         self._began = sum(map(units, self.told))
         self._before = before.pieces
-        # Also if the journal is empty: the last half second may have been read by somebody.
-        self.restarts = (*before.restarts, (opened.epoch, self._began))
-        self._own_journal().asks_again()
+        self.restarts = before.restarts
+        if not before.is_parked:
+            # Also if the journal is empty: the last half second may have been read by somebody.
+            self.restarts += ((opened.epoch, self._began),)
+            self._own_journal().asks_again()
         self.spec.thread.store.cache.holders[self.spec.thread.store.tenant, self.spec.thread.id] = self
-        log.info("turn %s was left open by a process that is gone; going on with it", self.turn_id)
+        log.info("turn %s was left open, or waited; going on with it", self.turn_id)
 
     def hands_on(self, updates: list[AgentRunResponseUpdate], cursor: Cursor) -> Iterator[AgentRunResponseUpdate]:
         """What others say or have said of the turn, to be read one by one; it begins at the cursor."""
@@ -344,6 +464,11 @@ class TurnRun(Sealable):
                 "is of its answer is in .response. Nothing was asked again: do so with agent.regenerate(thread), or "
                 "run with another key."
             )
+
+    def waits_already(self, turn_id: str, requests: Sequence[ApprovalRequest], messages: Sequence[ChatMessage]) -> None:
+        """Be a run, with the same idempotency key, that waits for somebody's word."""
+        self.turn_id, self.requests, self._output = turn_id, tuple(requests), list(messages)
+        self._status, self.is_done = "waiting", True
 
     # --- what is written down while it is made ------------------------------------------------------------------
 
@@ -374,6 +499,12 @@ class TurnRun(Sealable):
             self._wake()
         else:
             self._timer = self._loop.call_later(JOURNAL_SECONDS, _write_down, weakref.ref(self))
+
+
+def _asks_to_mend(why: str) -> ChatMessage:
+    """What the model is told of an answer that is not of the form that was asked for; it is part of the turn."""
+    text = f"{why}\nAnswer again, with nothing but JSON of the form that was asked for."
+    return ChatMessage("user", text=sound(text), additional_properties={"holdfast": "repair"})
 
 
 def _write_down(run: weakref.ref[TurnRun]) -> None:

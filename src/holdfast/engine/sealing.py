@@ -13,15 +13,17 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+from holdfast.conversation.approvals import ApprovalRequest
 from holdfast.conversation.errors import DamagedError, HoldfastError, StaleRunError, StoreError
 from holdfast.conversation.messages import ChatMessage
 from holdfast.conversation.records import encode_turn
-from holdfast.conversation.turns import Turn, TurnStatus, output_told, results_for, unanswered_calls
+from holdfast.conversation.turns import RunStatus, Turn, TurnStatus, output_told, unanswered_calls
 from holdfast.conversation.updates import AgentRunResponseUpdate, Answer, Usage, sound
 from holdfast.engine import endings, history
-from holdfast.engine.effects import call_ids, new_call_id
+from holdfast.engine.acting import Acting
+from holdfast.engine.effects import Effects, call_ids, new_call_id
 from holdfast.engine.leases import release
 from holdfast.engine.responses import AgentRunResponse, response_of
 from holdfast.engine.specs import RunSpec
@@ -60,6 +62,7 @@ class Sealable:
 
     __slots__ = (
         "__weakref__",
+        "_acting",
         "_answer",
         "_asked_to_stop",
         "_before",
@@ -83,10 +86,13 @@ class Sealable:
         "_turn",
         "_usage",
         "_waking",
+        "effects",
         "failure",
+        "requests",
         "restarts",
         "spec",
         "turn_id",
+        "value",
     )
 
     # Set by TurnRun.
@@ -95,8 +101,13 @@ class Sealable:
     restarts: tuple[tuple[int, int], ...]
     # What the run raised, for a reader who asks later.
     failure: Exception | None
+    # The calls that the run waits to be allowed, and the answer in the form that was asked for.
+    requests: tuple[ApprovalRequest, ...]
+    value: Any
+    effects: Effects
+    _acting: Acting | None
     _opened: OpenRun | None
-    _status: TurnStatus | None
+    _status: RunStatus | None
     _sealing: Handed[Head] | None
     _turn: Turn | None
     _exchange: Exchange | None
@@ -132,19 +143,23 @@ class Sealable:
         return self._opened.epoch if self._opened is not None else 0
 
     @property
-    def status(self) -> TurnStatus | None:
-        """How the turn ended; None while it has not."""
+    def status(self) -> RunStatus | None:
+        """How the turn ended, or that it waits for somebody's word; None while it is being made."""
         return self._status
 
     async def close(self, error: BaseException | None = None) -> None:
-        """Seal the turn as what it has become; nothing if it was never opened.
+        """Seal the turn as what it has become; nothing if it was never opened, or waits for somebody's word.
 
         Raises StoreError, which carries the answer, if the turn could not be recorded.
         """
         self.failure = error if isinstance(error, Exception) else None
-        # Handed over before the first await: whatever is cancelled from here on, the seal is on its way.
-        if self.is_open:
-            self._hand_over(endings.status_after(error), error)
+        try:
+            if self._acting is not None and self.is_open:
+                await self._acting.end()
+        finally:
+            # Handed over before anything else is awaited: whatever is cancelled from here on, it is on its way.
+            if self.is_open:
+                self._hand_over(endings.status_after(error), error)
         if isinstance(error, HoldfastError):
             self._tell_what_there_is(error)
         if self._opened is None:
@@ -162,6 +177,19 @@ class Sealable:
         finally:
             release(self.spec.thread, self)
 
+    async def _park(self, requests: Sequence[ApprovalRequest], records: Sequence[bytes]) -> None:
+        """Leave the run waiting on the disk: from now on whoever answers the requests goes on with it."""
+        assert self._opened is not None
+        with _deciding:
+            if self._status is not None:
+                raise self._ended_by_others()
+            self._status = "waiting"
+        if self._timer is not None:
+            self._timer.cancel()
+        parking = self.spec.thread.store.park(self._opened, records)
+        self.requests = tuple(requests)
+        await parking
+
     async def _end_exchange(self) -> None:
         if self._exchange is None:
             return
@@ -173,6 +201,7 @@ class Sealable:
     async def _sealed(self) -> None:
         """Wait until the turn is on disk; then the cache may know of it."""
         if self._sealing is None:
+            self._give_back()
             return
         try:
             head = await self._sealing
@@ -194,6 +223,13 @@ class Sealable:
             self._encoded.append(self._said + told)
         spec = self.spec
         history.keep(spec.thread.store, spec.client.codec, spec.instructions, head, self._encoded)
+
+    def _give_back(self) -> None:
+        """The run waits, and the conversation is still what it was before."""
+        if self._encoded is not None and self._opened is not None:
+            self._encoded.restore()
+            spec, head = self.spec, self._opened.head
+            history.keep(spec.thread.store, spec.client.codec, spec.instructions, head, self._encoded)
 
     async def _is_recorded(self) -> bool:
         with contextlib.suppress(StoreError):
@@ -232,9 +268,9 @@ class Sealable:
             self._usage = used if self._usage is None else self._usage + used
 
     def response(self) -> AgentRunResponse:
-        """What there is of the agent's part, once the turn is sealed."""
+        """What there is of the agent's part, once the turn is sealed, or waits."""
         if self._turn is not None:
-            return response_of(self._turn, self.spec.thread.id)
+            return response_of(self._turn, self.spec.thread.id, self.spec.shape)
         answer = self._answer or Answer()
         return AgentRunResponse(
             tuple(self._output),
@@ -245,6 +281,8 @@ class Sealable:
             answer.finish_reason,
             answer.model,
             answer.response_id,
+            self.requests,
+            self.value,
         )
 
     # --- the one path to the log -------------------------------------------------------------------------------
@@ -281,7 +319,9 @@ class Sealable:
         self._take_answer()
         if self._before and status != "completed":
             self._recall()
-        self._output.extend(results_for(unanswered_calls(self._output), endings.WHY_NOT_MADE[status]))
+        calls = unanswered_calls(self._output)
+        if calls:
+            self._output.extend(self.effects.closing(calls, endings.WHY_NOT_MADE[status]))
         answer = self._answer or Answer()
         record = encode_turn(
             self._stored_input,
@@ -341,7 +381,8 @@ class Sealable:
                 await self._sealing
 
     def _stop_here(self) -> None:
-        if self.is_open:
+        # While tools run, whoever drives the run ends them first, and seals it then.
+        if self.is_open and self._acting is None:
             self._let_go()
         self._wake()
 
@@ -370,7 +411,8 @@ class Sealable:
         """The error as the caller gets it: a typed one where others ended the run, or its own time ran out."""
         if not isinstance(error, Exception) or isinstance(error, HoldfastError):
             return error
-        if self._lost is not None or (self._asked_to_stop is not None and self._status == "cancelled"):
+        stopped = self._asked_to_stop is not None and (self._status == "cancelled" or self._acting is not None)
+        if self._lost is not None or stopped:
             return self._ended_by_others()  # whatever the client made of being stopped
         if not isinstance(error, TimeoutError):
             return error

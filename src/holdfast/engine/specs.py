@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
+from holdfast.conversation.approvals import ApprovalAnswer
 from holdfast.conversation.messages import ChatMessage
 from holdfast.engine.handles import Handle
 from holdfast.engine.leases import OnConflict
 from holdfast.engine.limits import DEFAULT, Limits
+from holdfast.engine.toolkits import NO_TOOLS, AnswerShape, Toolkit
 from holdfast.ports.clients import ChatClient, ChatOptions
 from holdfast.ports.runtime import Runtime
 from holdfast.ports.stores import Point
 
 # Who said what the run is to answer: its caller, the last turn (which is answered again), or the open run of a process
-# that is gone (which is gone on with).
+# that is gone, or that waits for somebody's word (which is gone on with).
 InputFrom: TypeAlias = Literal["caller", "last turn", "open run"]
 
 
@@ -38,3 +40,7 @@ class RunSpec(Struct, frozen=True):
     limits: Limits = DEFAULT
     input_from: InputFrom = "caller"
     apart: bool = False  # it goes on when whoever asked for it goes away
+    kit: Toolkit = NO_TOOLS
+    deps: Any = None
+    answers: tuple[ApprovalAnswer, ...] = ()
+    shape: AnswerShape | None = None

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from holdfast.conversation.cursors import Cursor
 from holdfast.conversation.errors import CallerError, RunCancelledError
-from holdfast.conversation.turns import TurnStatus
+from holdfast.conversation.turns import RunStatus
 from holdfast.conversation.updates import AgentRunResponseUpdate
 from holdfast.engine.detached import read_apart
 from holdfast.engine.loop import take_turn
@@ -60,8 +60,8 @@ class AgentRunStream:
         return self._run.known_as
 
     @property
-    def status(self) -> TurnStatus | None:
-        """How the turn ended; None as long as it has not."""
+    def status(self) -> RunStatus | None:
+        """How the turn ended, or that it waits for somebody's word; None as long as it is being made."""
         return self._run.status
 
     @property
@@ -155,7 +155,7 @@ class AgentRunStream:
             except StopAsyncIteration:
                 break
         self._updates = iter(())
-        if self._run.status == "completed":
+        if self._run.status in ("completed", "waiting"):
             return self._run.response()
         raise self._run.failure or self._incomplete()
 

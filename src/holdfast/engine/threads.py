@@ -12,16 +12,18 @@ from typing import Any, get_args
 
 from msgspec import UNSET, Struct, UnsetType
 
+from holdfast.conversation.approvals import ApprovalRequest
 from holdfast.conversation.errors import InvalidInputError, SchemaVersionError, ThreadBusyError, TurnNotFoundError
 from holdfast.conversation.ids import checked_thread_id, checked_turn_id
 from holdfast.conversation.messages import ChatMessage, is_blank
 from holdfast.conversation.records import encode_messages, encode_turn
 from holdfast.conversation.turns import Turn, TurnStatus, checked_pairs, counts, split_into_turns
+from holdfast.engine.approving import requests_on
 from holdfast.engine.following import GRACE_SECONDS, TurnFollower
 from holdfast.engine.handles import Handle, not_found_error
 from holdfast.engine.history import check_end, chunks, decoded
 from holdfast.engine.leases import Wish, acquire, release
-from holdfast.engine.recovery import NOTHING, settle
+from holdfast.engine.recovery import NOTHING, close_left_over, settle
 from holdfast.ports.runtime import SYSTEM, Runtime
 from holdfast.ports.stores import Intent, NewTurn, OpenRun, Segment, StoredTurn, Terms, ThreadInfo, ThreadStore
 
@@ -282,7 +284,9 @@ class AgentThread(Handle):
             progress = await self.store.progress(self.id, running)
             if progress is None or progress.run is None:
                 return True
-            if not progress.alive:
+            if progress.run.waiting:
+                await close_left_over(self, progress.run, self._runtime)
+            elif not progress.alive:
                 await settle(self, self._runtime)
             pause = min(2 * pause, 0.25)
         raise ThreadBusyError(
@@ -291,6 +295,13 @@ class AgentThread(Handle):
             thread_id=self.id,
             turn_id=running,
         )
+
+    async def approvals(self) -> list[ApprovalRequest]:
+        """The tool calls that wait to be allowed on this thread, whichever process asked; [] if none does.
+
+        Answer with `agent.run([request.approve(), ...], thread=thread)`; to say something else closes them.
+        """
+        return await requests_on(self)
 
     async def delete(self, *, interrupt: bool = False) -> None:
         """Delete the thread and the bytes of its turns, except those that forks of it still reach.

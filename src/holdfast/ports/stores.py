@@ -5,8 +5,10 @@ Rules of this file, which every store keeps (`holdfast.testing.contracts` checks
 - Whatever is written is handed over *when the method is called*, not when its result is awaited: a caller that is
   cancelled while it waits cannot cut a write in two. Each call is one transaction: all of it or nothing.
 - A turn that was acknowledged stays. Turns are never changed; only a head moves.
-- A run is opened by one writer at a time, and every opening or taking over raises the thread's epoch. `seal`
+- A run is opened by one writer at a time, and every opening, parking or taking over raises the thread's epoch. `seal`
   compares the epoch inside its own transaction: a writer that lost the thread meanwhile gets StaleRunError.
+- A parked run waits on disk and has no writer. Nothing ends it but what somebody does with it: no lease, no restart,
+  no death of a process.
 - Ids are data: any string, never part of a path or of SQL text. A store speaks for one tenant, `for_tenant` gives
   another's; nothing of one tenant can be seen through another.
 - A deleted thread leaves a tombstone. `incarnation` counts the lives of an id: a handle that saw an earlier life gets
@@ -15,156 +17,56 @@ Rules of this file, which every store keeps (`holdfast.testing.contracts` checks
 
 from __future__ import annotations
 
-import os
-import threading
-import weakref
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
 
 from msgspec import UNSET, Struct, UnsetType
 
-from holdfast.conversation.records import ROOT
-from holdfast.conversation.turns import TurnStatus
+from holdfast.ports.handed import Failed, Handed, Ready, SlotCache
+from holdfast.ports.runs import (
+    PLAIN,
+    Busy,
+    Earlier,
+    Head,
+    Holder,
+    NewTurn,
+    OpenRun,
+    Point,
+    Progress,
+    Segment,
+    StoredTurn,
+    Terms,
+    Twin,
+)
 from holdfast.ports.verification import OnVerifying, Verification
 
-
-class Head(Struct, frozen=True):
-    """Where a thread stands: its latest turn. `seq` is that turn's depth (0: no turn yet), `hash` its chained hash.
-
-    `own_tip` is True if the head is the last turn of a branch that belongs to the thread itself, so that the next
-    turn can be appended there; elsewhere the next turn begins a branch.
-    """
-
-    branch: int | None = None
-    seq: int = 0
-    hash: bytes = ROOT
-    own_tip: bool = False
-
-
-class Segment(Struct, frozen=True):
-    """A stretch of one branch: its turns after `after`, up to and including `upto`."""
-
-    branch: int
-    after: int
-    upto: int
-
-
-class StoredTurn(Struct, frozen=True):
-    """A turn as it is stored: its columns and its record (see `conversation.records`). Times in microseconds."""
-
-    seq: int
-    turn_id: str
-    status: TurnStatus
-    record: bytes
-    started_us: int
-    ended_us: int
-    hash: bytes
-    key: str | None = None
-    reference: str | None = None
-
-
-class NewTurn(Struct, frozen=True):
-    """A turn to be stored; the store gives it its place and its hash."""
-
-    turn_id: str
-    status: TurnStatus
-    record: bytes
-    started_us: int
-    ended_us: int
-    key: str | None = None
-    reference: str | None = None
-
-
-class OpenRun(Struct, frozen=True):
-    """A turn being made: what its writer holds. `epoch` is the fence, `input` the stored form of its input.
-
-    `left` is where the thread stood before, if the run began elsewhere (see `Point`). `journal` holds what the run's
-    earlier writer wrote down; only `take_over` fills it. Those who merely hear of a run (`Busy`, `Progress`) are told
-    neither.
-    """
-
-    thread_id: str
-    turn_id: str
-    epoch: int
-    incarnation: int
-    head: Head
-    input: bytes
-    started_us: int
-    key: str | None = None
-    left: Head | None = None
-    journal: tuple[bytes, ...] = ()
-
-
-class Twin(Struct, frozen=True):
-    """A run under the same idempotency key that has not ended: it is open, or stands in line. `input` as stored."""
-
-    turn_id: str
-    input: bytes
-
-
-class Busy(Struct, frozen=True):
-    """The thread is taken. `run` is its open run; None if it has none, but others stand in line before.
-
-    `alive` is False if the process that made the run is gone, or has shown no sign of life for a lease: it can be
-    taken over. `twin` is the run in flight that has the key of the one that asked, if any; then that one has no
-    ticket (any more). (An open run of a dead process is a twin too; a queued one is dropped with its process.)
-    """
-
-    run: OpenRun | None
-    alive: bool
-    twin: Twin | None = None
-
-
-class Earlier(Struct, frozen=True):
-    """There is a turn under this idempotency key already. `on_head`: it lies on the thread's history as it is now.
-
-    The run that asked does not stand in line (any more).
-
-    `incarnation` is the life of the thread to which it belongs.
-    """
-
-    turn: StoredTurn
-    on_head: bool
-    incarnation: int = 0
-
-
-class Point(Struct, frozen=True):
-    """Where on its thread's own history a run begins: right after a turn, or right before it.
-
-    With `latest` only if that turn is the thread's latest one when the run opens.
-    """
-
-    turn_id: str
-    before: bool = False
-    latest: bool = False
-
-
-class Terms(Struct, frozen=True):
-    """What else a run may ask for when it opens: an idempotency key, a point to begin at, a bound for the line."""
-
-    key: str | None = None
-    point: Point | None = None
-    max_waiting: int = 1000
-
-
-# What most runs ask for: nothing.
-PLAIN = Terms()
-
-
-class Progress(Struct, frozen=True):
-    """How far a turn has come: the run that is open (then `alive` as in `Busy`), a place in line, or the turn.
-
-    `records` are those of the open run's journal, without the first ones that were asked to be left out, and up to
-    the first that is damaged.
-    """
-
-    run: OpenRun | None = None
-    alive: bool = False
-    queued: bool = False
-    records: tuple[bytes, ...] = ()
-    turn: StoredTurn | None = None
-    on_head: bool = False
+# Everything that has to do with a store is imported from here.
+__all__ = (
+    "PLAIN",
+    "Busy",
+    "Earlier",
+    "Failed",
+    "Handed",
+    "Head",
+    "Holder",
+    "Intent",
+    "NewTurn",
+    "OpenRun",
+    "Point",
+    "Progress",
+    "Ready",
+    "RunLog",
+    "Segment",
+    "SlotCache",
+    "StoredTurn",
+    "Terms",
+    "ThreadDirectory",
+    "ThreadInfo",
+    "ThreadPage",
+    "ThreadStore",
+    "Tip",
+    "Twin",
+)
 
 
 class Tip(Struct, frozen=True):
@@ -181,22 +83,11 @@ class Tip(Struct, frozen=True):
     ended_us: int
 
 
-class Holder(Protocol):
-    """The run of this process that has a thread, as those who wait for it see it. Called from any thread."""
-
-    def give_way(self) -> bool:
-        """End yourself if nobody reads you any more (or can); True if you did."""
-        ...
-
-    def stop(self, turn_id: str, *, rollback: bool) -> None:
-        """End yourself as cancelled, if you are that turn; with `rollback` the thread stands where it stood before."""
-        ...
-
-
 class ThreadInfo(Struct, frozen=True):
     """What a store knows of a thread without reading its turns. Times in microseconds since 1970 (UTC).
 
-    `turns` counts the turns on its history; `busy` is the id of the turn being made, if any.
+    `turns` counts the turns on its history; `busy` is the id of the turn being made, if any; `waiting` says that this
+    one waits for an answer from outside.
     """
 
     id: str
@@ -208,6 +99,7 @@ class ThreadInfo(Struct, frozen=True):
     updated_us: int = 0
     busy: str | None = None
     deleted: bool = False
+    waiting: bool = False
 
     @property
     def turns(self) -> int:
@@ -227,52 +119,6 @@ class ThreadPage(Struct, frozen=True):
 
 # How a handle means its id: a thread that must be new, one that must exist, or either.
 Intent: TypeAlias = Literal["new", "existing", "either"]
-
-
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
-
-
-class Handed(Protocol[T_co]):
-    """A piece of work that was handed over. Await it for what came of it, as often as you like.
-
-    Cancelling the task that awaits it does not cancel the work.
-    """
-
-    def __await__(self) -> Generator[Any, None, T_co]: ...
-
-    def then(self, call: Callable[[T_co], object]) -> None:
-        """Have `call` called with the result, now or later, in whichever thread; never if the work fails."""
-        ...
-
-
-class Ready(Struct, Generic[T], frozen=True):
-    """Work that is already done: what a store returns that need not wait."""
-
-    value: T
-
-    def __await__(self) -> Generator[Any, None, T]:
-        yield from ()  # makes this a generator, as an awaitable has to be
-        return self.value
-
-    def then(self, call: Callable[[T], object]) -> None:
-        call(self.value)
-
-
-class Failed:
-    """Work that failed: the error is raised where it is awaited, so that every store fails in the same place."""
-
-    __slots__ = ("_error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self._error = error
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        yield from ()
-        raise self._error
-
-    def then(self, call: Callable[[Any], object]) -> None:
-        return
 
 
 class RunLog(Protocol):
@@ -317,11 +163,13 @@ class RunLog(Protocol):
         ...
 
     def take_over(self, holder: OpenRun) -> Handed[OpenRun | None]:
-        """Become the writer of a run whose process is gone; its epoch is raised, so that a late return is refused.
+        """Become the writer of a run whose process is gone, or that waits: its epoch is raised, so that a late return
+        is refused, and if it has waited it does so no more.
 
         What is handed over has the `journal` of the run, and its `left`. A record that is damaged is dropped, and so
         are those after it, so that what the new writer adds follows what it has seen.
-        None if that run is no longer the open one, or if its process turned out to live.
+        None if that run is no longer the open one, or if its process turned out to live. Of those who take over at
+        once one gets it.
         """
         ...
 
@@ -329,6 +177,17 @@ class RunLog(Protocol):
         """Write down what an open run has done so far. Goes with the run when it is sealed.
 
         Survives the death of the process; with `durable` also a power cut. Raises StaleRunError.
+        """
+        ...
+
+    def park(self, run: OpenRun, records: Sequence[bytes]) -> Handed[None]:
+        """Write these last records down, and leave the run waiting for an answer from outside; durable.
+
+        Its epoch is raised: nobody may write for it, the one who parked it no more than others, until somebody takes
+        it over, from whichever process and however much later. Meanwhile the thread is taken, and the next one in
+        line is called to find that out. A wish to stop that the run has not followed stays with it.
+        Raises StaleRunError if the run is no longer this writer's. Once called, this process no longer makes the run,
+        whatever comes of it: if the store could not write, it is as one that a dead process left.
         """
         ...
 
@@ -340,7 +199,8 @@ class RunLog(Protocol):
         ...
 
     def stop(self, thread_id: str, turn_id: str, *, rollback: bool = False) -> Handed[bool]:
-        """Ask whoever makes this open run, in whichever process, to end it (see `Holder.stop`). False if none does.
+        """Ask whoever makes this open run, in whichever process, to end it (see `Holder.stop`). False if none does,
+        as of one that waits.
 
         Returns when the wish is known to all, not when it is fulfilled. It is forgotten with the run.
         """
@@ -377,8 +237,11 @@ class ThreadDirectory(Protocol):
         """What is known of a thread; None if there is none. Tombstones only if `deleted` asks for them."""
         ...
 
-    def list(self, *, limit: int = 50, cursor: str | None = None) -> Awaitable[ThreadPage]:
-        """Threads, the most recently used first, a page at a time. `cursor` is an earlier page's `next`."""
+    def list(self, *, limit: int = 50, cursor: str | None = None, waiting: bool = False) -> Awaitable[ThreadPage]:
+        """Threads, the most recently used first, a page at a time. `cursor` is an earlier page's `next`.
+
+        With `waiting` only those whose run waits for an answer, and those that are damaged and may have one.
+        """
         ...
 
     def update(
@@ -466,63 +329,3 @@ class ThreadStore(RunLog, ThreadDirectory, Protocol):
     def close(self) -> None:
         """Give back files and connections, after what was handed over has been written. May be called twice."""
         ...
-
-
-class SlotCache:
-    """What the engine keeps beside a store, opaque to the store and shared by all handles.
-
-    Slots: a byte-bounded LRU. `holders` knows the run of this process that has a thread, as long as it lives.
-
-    A slot is lent, not shared: `take` removes it, so that one run at a time writes in it, and `give` puts it back.
-    Everything in it can be made again from the log; dropping it costs nothing but time. Safe to use from several
-    threads.
-    """
-
-    __slots__ = ("__weakref__", "_limit", "_lock", "_size", "_slots", "holders")
-
-    def __init__(self, limit: int = 256 * 1024 * 1024) -> None:
-        _caches.add(self)
-        self._slots: OrderedDict[object, tuple[Any, int]] = OrderedDict()
-        self._lock = threading.Lock()
-        self._limit = limit
-        self._size = 0
-        self.holders: weakref.WeakValueDictionary[object, Any] = weakref.WeakValueDictionary()
-
-    def take(self, key: object) -> Any:
-        """The slot, removed; None if there is none."""
-        with self._lock:
-            slot, size = self._slots.pop(key, (None, 0))
-            self._size -= size
-            return slot
-
-    def give(self, key: object, slot: object, size: int) -> None:
-        """Put a slot of `size` bytes (back); the longest unused ones are dropped when all are over the limit."""
-        with self._lock:
-            self._size -= self._slots.pop(key, (None, 0))[1]
-            if size > self._limit:
-                return
-            self._slots[key] = (slot, size)
-            self._size += size
-            while self._size > self._limit:
-                self._size -= self._slots.popitem(last=False)[1][1]
-
-    def clear(self) -> None:
-        """Forget all slots."""
-        with self._lock:
-            self._slots.clear()
-            self._size = 0
-
-
-_caches: weakref.WeakSet[SlotCache] = weakref.WeakSet()
-
-
-def _begin_anew() -> None:
-    """In a forked child: the runs are the parent's, and whoever held a lock there does not exist here."""
-    for cache in list(_caches):
-        cache._lock = threading.Lock()
-        cache.holders.clear()
-        cache.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)

@@ -40,9 +40,9 @@ class ToolSpec(Struct, frozen=True):
 class ToolContext(Generic[D]):
     """What a tool is told of the call that it answers. A parameter of this type is filled in, and not in the schema.
 
-    `call_id` is the same if the call is made again after a crash, and never that of another call: pass it on as an
-    idempotency key. `deps` is what the caller gave the run (`deps=`). `thread_id` and `turn_id` say where it was
-    called.
+    `idempotency_key` is the same if this call is made again after a crash, and never that of another call: pass it on
+    to what should happen once. `call_id` is the call's name within its turn, as the log and the updates have it;
+    `thread_id` and `turn_id` say where it was called. `deps` is what the caller gave the run (`deps=`).
     """
 
     __slots__ = ("_cancelled", "_store", "call_id", "deps", "thread_id", "tool", "turn_id")
@@ -59,8 +59,13 @@ class ToolContext(Generic[D]):
         self._cancelled = threading.Event()
 
     @property
+    def idempotency_key(self) -> str:
+        """A name for this call and no other, also after a crash."""
+        return f"{self.turn_id}.{self.call_id}"
+
+    @property
     def cancelled(self) -> bool:
-        """Whether the run was cancelled, or the call's time is over. A function in a thread should look now and then."""
+        """Whether the run was cancelled, or the call's time is over. Who works in a thread should look now and then."""
         return self._cancelled.is_set()
 
     @property

@@ -66,11 +66,12 @@ class MemoryStore(MemoryRuns):
 
         return self._step(work)
 
-    def list(self, *, limit: int = 50, cursor: str | None = None) -> Handed[ThreadPage]:
+    def list(self, *, limit: int = 50, cursor: str | None = None, waiting: bool = False) -> Handed[ThreadPage]:
         def work(log: Log) -> ThreadPage:
             most = rules.checked_count(limit, "limit", least=1, most=rules.MAX_PAGE)
             after = None if cursor is None else _order(*rules.position_of(cursor))
-            keys = (_order(t.updated_us, t.id) for t in log.threads.rows.values() if not t.deleted)
+            wanted = (t for t in log.threads.rows.values() if not t.deleted and (t.waiting or not waiting))
+            keys = (_order(t.updated_us, t.id) for t in wanted)
             later = keys if after is None else (key for key in keys if key > after)
             found = heapq.nsmallest(most + 1, later)
             threads = tuple(_info(log.live(thread_id)) for _, thread_id in found[:most])
@@ -186,6 +187,7 @@ def _info(thread: Thread) -> ThreadInfo:
         thread.updated_us,
         thread.run.turn_id if thread.run is not None else None,
         thread.deleted,
+        thread.waiting,
     )
 
 

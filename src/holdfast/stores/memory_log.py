@@ -37,7 +37,8 @@ class Ticket(Struct, frozen=True):
 
 
 class Thread(Struct, frozen=True):
-    """A thread, or the tombstone of one. `deserted` says that the writer of its open run has given up.
+    """A thread, or the tombstone of one. `deserted` says that its open run has no writer: the one that it had has given
+    up, or the run waits.
 
     `line` holds the runs that wait for it.
     """
@@ -56,6 +57,11 @@ class Thread(Struct, frozen=True):
     updated_us: int = 0
     deleted: bool = False
     line: tuple[Ticket, ...] = ()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether its open run waits for an answer."""
+        return self.run is not None and self.run.waiting
 
     def has_in_line(self, turn_id: str) -> bool:
         return any(ticket.turn_id == turn_id for ticket in self.line)
@@ -165,6 +171,11 @@ class Log:
         found = thread.run
         same = (found.turn_id, found.epoch, found.incarnation) == (run.turn_id, run.epoch, run.incarnation)
         return thread if same else None
+
+    def written_by(self, run: OpenRun) -> Thread | None:
+        """The same, if the run's writer may still write; nobody may while it waits."""
+        thread = self.held(run)
+        return None if thread is None or thread.waiting else thread
 
     def newborn(self, thread_id: str, now_us: int) -> Thread:
         """The first thread of this id, or its next incarnation. Epochs go on, so that no old writer fits."""

@@ -165,13 +165,13 @@ class MemoryRuns:
             self._shared.calls.call((self._tenant, thread_id, thread.line[0].turn_id))
 
     def take_over(self, holder: OpenRun) -> Handed[OpenRun | None]:
-        """The writers of a memory store live as long as it does; one is gone if its `seal` failed."""
+        """The writers of a memory store live as long as it does; one is gone if its `seal` failed, or if it parked."""
 
         def work(log: Log) -> OpenRun | None:
             thread = log.held(holder)
             if thread is None or thread.run is None or not thread.deserted:
                 return None
-            run = replace(thread.run, epoch=thread.epoch + 1)
+            run = replace(thread.run, epoch=thread.epoch + 1, waiting=False)
             log.threads.put(thread.id, replace(thread, epoch=run.epoch, run=run, deserted=False))
             return replace(run, journal=log.journals.get(run.turn_id) or ())
 
@@ -179,12 +179,24 @@ class MemoryRuns:
 
     def journal(self, run: OpenRun, records: Sequence[bytes], *, durable: bool = False) -> Handed[None]:
         def work(log: Log) -> None:
-            if log.held(run) is None:
+            if log.written_by(run) is None:
                 raise rules.stale_run(run)
             log.journals.put(run.turn_id, (log.journals.get(run.turn_id) or ()) + handed)
 
         handed = tuple(bytes(record) for record in records)
         return self._step(work) if handed else Ready(None)
+
+    def park(self, run: OpenRun, records: Sequence[bytes]) -> Handed[None]:
+        def work(log: Log) -> None:
+            thread = _let_go(log, run)
+            if thread is None or thread.run is None:
+                raise rules.stale_run(run)
+            parked = replace(thread.run, epoch=thread.epoch + 1, waiting=True)
+            log.threads.put(thread.id, replace(thread, epoch=parked.epoch, run=parked, deserted=True))
+            log.journals.put(run.turn_id, (log.journals.get(run.turn_id) or ()) + handed)
+
+        handed = tuple(bytes(record) for record in records)
+        return self._then_call(run.thread_id, self._step(work))
 
     def stop(self, thread_id: str, turn_id: str, *, rollback: bool = False) -> Handed[bool]:
         def work(log: Log) -> bool:
@@ -202,11 +214,7 @@ class MemoryRuns:
 
     def seal(self, run: OpenRun, turns: Sequence[NewTurn], *, stand: Head | None = None) -> Handed[Head]:
         def work(log: Log) -> Head:
-            thread = log.held(run)
-            if thread is not None:
-                # First of all, and whatever comes of the rest: this writer has let go.
-                log.threads.put(thread.id, replace(thread, deserted=True))
-                log.commit()
+            thread = _let_go(log, run)
             at = rules.checked_stand(run, stand)
             if thread is None:
                 raise rules.stale_run(run)
@@ -263,6 +271,15 @@ def _meant(log: Log, thread_id: str, intent: Intent, incarnation: int | None, no
         return log.newborn(thread_id, now_us)
     if intent == "new":
         raise rules.thread_exists(thread_id)
+    return thread
+
+
+def _let_go(log: Log, run: OpenRun) -> Thread | None:
+    """The thread of a run whose writer writes for the last time: whatever comes of the rest, it has let go."""
+    thread = log.written_by(run)
+    if thread is not None:
+        log.threads.put(thread.id, replace(thread, deserted=True))
+        log.commit()
     return thread
 
 

@@ -244,9 +244,12 @@ def thread_deleted(thread_id: str) -> ThreadDeletedError:
 
 
 def thread_busy(run: OpenRun, what: str) -> ThreadBusyError:
+    if run.waiting:
+        why = f"turn {run.turn_id} waits on it for an answer. Give that answer first, or end the run otherwise."
+    else:
+        why = f"turn {run.turn_id} is being made on it. Wait until that run has ended, or cancel it first."
     return ThreadBusyError(
-        f"Thread {run.thread_id!r} cannot be {what}: turn {run.turn_id} is being made on it. "
-        "Wait until that run has ended, or cancel it first.",
+        f"Thread {run.thread_id!r} cannot be {what}: {why}",
         thread_id=run.thread_id,
         turn_id=run.turn_id,
     )
@@ -305,7 +308,8 @@ def turns_gone(segment: Segment) -> TurnNotFoundError:
 def stale_run(run: OpenRun) -> StaleRunError:
     return StaleRunError(
         f"Turn {run.turn_id} was not recorded: another writer has taken thread {run.thread_id!r} over, or the run "
-        "was closed already. Look at the thread's turns, then run again if the turn is not among them.",
+        "was closed already, or waits for an answer. Look at the thread, and at its turns; run again if the turn is "
+        "not among them.",
         thread_id=run.thread_id,
         turn_id=run.turn_id,
     )

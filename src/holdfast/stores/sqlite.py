@@ -7,6 +7,7 @@ turn passes through stands in `sqlite_log` and `sqlite_runs`, turns and branches
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -36,7 +37,7 @@ T = TypeVar("T")
 
 _INFO = f'SELECT n, {COLUMNS}, "check", created, title, metadata, label_check FROM threads WHERE tenant = ?'
 _ENTRIES = "SELECT n, updated, CAST(id AS BLOB) FROM threads WHERE tenant = ?"
-_ORDER = "ORDER BY updated DESC, id LIMIT ?"
+_ORDER = "ORDER BY updated DESC, id"
 
 
 class SQLiteStore(SQLiteRuns):
@@ -96,11 +97,11 @@ class SQLiteStore(SQLiteRuns):
 
         return self._read(work)
 
-    def list(self, *, limit: int = 50, cursor: str | None = None) -> Awaitable[ThreadPage]:
+    def list(self, *, limit: int = 50, cursor: str | None = None, waiting: bool = False) -> Awaitable[ThreadPage]:
         def work(connection: apsw.Connection) -> ThreadPage:
             rules.checked_count(limit, "limit", least=1, most=rules.MAX_PAGE)
             after = None if cursor is None else rules.position_of(cursor)
-            return _page(connection, self.tenant, limit, after)
+            return _page(connection, self.tenant, limit, after, waiting)
 
         return self._read(work)
 
@@ -273,30 +274,51 @@ def _info(connection: apsw.Connection, tenant: str, thread_id: str) -> ThreadInf
     return info
 
 
-def _page(connection: apsw.Connection, tenant: str, limit: int, after: rules.Position | None) -> ThreadPage:
-    """The threads after a position, the most recently used first."""
+def _page(
+    connection: apsw.Connection, tenant: str, limit: int, after: rules.Position | None, waiting: bool
+) -> ThreadPage:
+    """The threads after a position, the most recently used first; with `waiting` those whose run waits."""
     where, values = "tombstone = 0", [tenant]
+    if waiting:
+        where += " AND run IS NOT NULL"  # whether it waits is for a row to say whose check fits
     if after is not None:
         where += " AND (updated < ? OR (updated = ? AND id > ?))"
         values += [after[0], after[0], after[1]]  # type: ignore[list-item]
-    entries: Any = connection.execute(f"{_ENTRIES} AND {where} {_ORDER}", (*values, limit + 1)).fetchall()
     found: list[ThreadInfo] = []
     lost: list[str] = []
-    for n, updated, name in entries[:limit]:
-        try:
-            row = connection.execute(f"{_INFO} AND n = ?", (tenant, n)).fetchone()
-            info = None if row is None else _checked_info(row, tenant)
-            if info is None or info.deleted or (info.id.encode(), info.updated_us) != (name, updated):
-                raise damaged(f"Row {n} of the threads")  # or the index, which leads to another one
-            found.append(info)
-        except (DamagedError, UnicodeDecodeError):  # one that is damaged hides no other
-            lost.append(_readable(name))
-    if len(entries) <= limit:
-        return ThreadPage(tuple(found), None, tuple(lost))
-    _, updated, name = entries[limit - 1]
+    last: tuple[Any, Any] | None = None
+    with contextlib.closing(connection.cursor()) as entries:
+        for n, updated, name in entries.execute(f"{_ENTRIES} AND {where} {_ORDER}", values):
+            info = _listed(connection, tenant, n, updated, name)
+            if info is not None and waiting and not info.waiting:
+                continue
+            if len(found) + len(lost) == limit:
+                assert last is not None
+                return ThreadPage(tuple(found), _cursor_after(*last), tuple(lost))
+            if info is not None:
+                found.append(info)
+            else:
+                lost.append(_readable(name))
+            last = (updated, name)
+    return ThreadPage(tuple(found), None, tuple(lost))
+
+
+def _listed(connection: apsw.Connection, tenant: str, n: int, updated: Any, name: bytes | None) -> ThreadInfo | None:
+    """What an entry of the listing leads to; None if that is damaged, which hides no other."""
+    try:
+        row = connection.execute(f"{_INFO} AND n = ?", (tenant, n)).fetchone()
+        info = None if row is None else _checked_info(row, tenant)
+        if info is not None and not info.deleted and (info.id.encode(), info.updated_us) == (name, updated):
+            return info
+    except (DamagedError, UnicodeDecodeError):
+        pass
+    return None  # or the index leads to another one
+
+
+def _cursor_after(updated: Any, name: bytes | None) -> str:
     if not isinstance(updated, int):
         raise damaged("The index by which threads are listed")
-    return ThreadPage(tuple(found), rules.cursor_after((updated, _readable(name))), tuple(lost))
+    return rules.cursor_after((updated, _readable(name)))
 
 
 def _readable(name: bytes | None) -> str:
@@ -326,4 +348,5 @@ def _told(row: ThreadRow, labels: Sequence[Any]) -> ThreadInfo:
         row.updated,
         row.run,
         bool(row.tombstone),
+        row.waiting,
     )

@@ -5,7 +5,7 @@
 -- turn says is covered by its chained SHA-256. No id of a branch is ever used twice (AUTOINCREMENT), since other
 -- processes remember branches by number. Times are microseconds since 1970, told to people only.
 
--- One row per thread: its head, and beside it the run that is being made, if any.
+-- One row per thread: its head, and beside it the run that is being made, or waits for an answer, if any.
 CREATE TABLE threads (
   n           INTEGER PRIMARY KEY,
   tenant      TEXT    NOT NULL,
@@ -18,7 +18,7 @@ CREATE TABLE threads (
   hash        BLOB    NOT NULL,            --   its hash,
   own_tip     INTEGER NOT NULL,            --   1 if the next turn can be appended to that branch
   run         TEXT,                        -- the open run: its turn id,
-  owner       INTEGER,                     --   the process that makes it,
+  owner       INTEGER,                     --   the process that makes it, NULL while it waits for an answer,
   input       BLOB,                        --   what was said,
   opened      INTEGER,                     --   and when
   key         TEXT,                        --   and its idempotency key

@@ -22,10 +22,11 @@ _STOP, _LEFT = -1, -2
 _WISHES = {b"stop": False, b"rollback": True}
 
 _NEXT = "SELECT coalesce(max(n), -1) + 1 FROM journal WHERE tenant = ? AND turn = ? AND n >= 0"
-# The fence: nothing is written unless the run is still this writer's.
+# The fence: nothing is written unless the run is still this writer's, and has one at all.
 _WRITE = (
     'INSERT INTO journal (tenant, turn, n, record, "check") SELECT ?, ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM threads '
-    "WHERE tenant = ? AND id = ? AND epoch = ? AND run = ? AND incarnation = ? AND tombstone = 0)"
+    "WHERE tenant = ? AND id = ? AND epoch = ? AND run = ? AND incarnation = ? AND tombstone = 0 "
+    "AND owner IS NOT NULL)"
 )
 _NOTE = 'INSERT OR REPLACE INTO journal (tenant, turn, n, record, "check") VALUES (?, ?, ?, ?, ?)'
 _READ = 'SELECT n, record, "check" FROM journal WHERE tenant = ? AND turn = ? AND n >= ? ORDER BY n'

@@ -90,11 +90,18 @@ class ThreadRow(Struct):
         """Put the head somewhere."""
         self.branch, self.seq, self.hash, self.own_tip = head.branch, head.seq, head.hash, int(head.own_tip)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether its open run waits for an answer: nobody owns it."""
+        return self.run is not None and self.owner is None
+
     def open_run(self) -> OpenRun:
         """The run that is open on it; there must be one."""
         head = Head(self.branch, self.seq, self.hash, bool(self.own_tip))
-        said, opened = self.input or b"", self.opened or 0
-        return OpenRun(self.id, self.run or "", self.epoch, self.incarnation, head, said, opened, self.key)
+        said, since, waits = self.input or b"", self.opened or 0, self.owner is None
+        return OpenRun(
+            self.id, self.run or "", self.epoch, self.incarnation, head, said, since, self.key, None, (), waits
+        )
 
     def is_making(self, run: OpenRun) -> bool:
         """Whether this is its open run, and of the same writer."""

@@ -39,7 +39,10 @@ class LeftOpen(Struct, frozen=True):
 
 
 class Look(Struct, frozen=True):
-    """What was seen. `version` is 0 in a file that has no tables yet, `damage` what SQLite says if it found some."""
+    """What was seen. `version` is 0 in a file that has no tables yet, `damage` what SQLite says if it found some.
+
+    `waiting` counts the turns that wait for an answer, which are not among the `open_turns`.
+    """
 
     version: int = 0
     threads: int = 0
@@ -48,6 +51,7 @@ class Look(Struct, frozen=True):
     damage: str = ""
     open_turns: tuple[LeftOpen, ...] = ()
     programs: tuple[str, ...] = ()
+    waiting: int = 0
 
 
 def sqlite_version() -> str:
@@ -108,6 +112,7 @@ def _seen(connection: Any, path: str) -> Look:
     whole = os.path.getsize(path) <= _WHOLE
     damage = connection.execute("PRAGMA quick_check(1)").get if whole else "ok"
     runs = connection.execute("SELECT id, run, owner FROM threads WHERE run IS NOT NULL AND tombstone = 0").fetchall()
+    made = [run for run in runs if run[2] is not None]
     owners = connection.execute("SELECT id, process FROM owners ORDER BY since").fetchall()
     return Look(
         version,
@@ -115,8 +120,9 @@ def _seen(connection: Any, path: str) -> Look:
         connection.execute("SELECT count(*) FROM turns").get,
         whole,
         "" if damage == "ok" else str(damage),
-        tuple(LeftOpen(str(thread), str(turn), _is_alive(path, owner)) for thread, turn, owner in runs),
+        tuple(LeftOpen(str(thread), str(turn), _is_alive(path, owner)) for thread, turn, owner in made),
         tuple(str(process) for owner, process in owners if _is_alive(path, owner)),
+        len(runs) - len(made),
     )
 
 

@@ -1,7 +1,8 @@
-"""SQLiteRuns: all that happens to a run besides its opening: waiting, journal, seal, taking over, stopping.
+"""SQLiteRuns: all that happens to a run besides its opening: in line, journal, parking, seal, taking over, stopping.
 
 Rule of this file: each method is one piece of work in one transaction; whoever must hear of it is told after that,
-while no lock is held. What the statements are stands in `sqlite_seal`, `sqlite_journal` and `sqlite_line`.
+while no lock is held. What the statements are stands in `sqlite_seal`, `sqlite_park`, `sqlite_journal` and
+`sqlite_line`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from holdfast.stores.sqlite_db import Work
 from holdfast.stores.sqlite_journal import inherited, left_of, note_wish, records_of, write_down
 from holdfast.stores.sqlite_line import LOOK_FIRST, LOOK_LATER, Line
 from holdfast.stores.sqlite_log import Callee, RunName, SQLiteLog, find_thread
+from holdfast.stores.sqlite_park import park
 from holdfast.stores.sqlite_seal import seal
 from holdfast.stores.sqlite_turns import lineage, read_turns
 
@@ -87,6 +89,21 @@ class SQLiteRuns(SQLiteLog):
         if not handed:
             return Ready(None)
         return self._write(lambda connection: write_down(connection, tenant, run, handed), durable=durable)
+
+    def park(self, run: OpenRun, records: Sequence[bytes]) -> Handed[None]:
+        shared, tenant, handed = self._shared, self.tenant, [bytes(record) for record in records]
+        up: Callee | None = None
+
+        def work(connection: apsw.Connection) -> None:
+            nonlocal up
+            park(connection, tenant, run, handed)
+            up = self._next_up(connection, run.thread_id)
+
+        def settled() -> None:
+            shared.ends((tenant, run.thread_id, run.epoch))
+            self._call(up)
+
+        return self._write(work, durable=True, settled=settled)
 
     def stop(self, thread_id: str, turn_id: str, *, rollback: bool = False) -> Handed[bool]:
         shared, tenant = self._shared, self.tenant

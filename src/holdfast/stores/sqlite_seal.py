@@ -1,8 +1,8 @@
 """Closing a run: its turns are stored, the thread's head moves, the journal goes, all in one transaction.
 
 Rule of this file: a usual seal is one update, one insert and one look-up, whatever the length of the conversation.
-The fence is in the update itself: nothing is changed unless the run is still this writer's, and the head where the
-run began.
+The fence is in the update itself: nothing is changed unless the run is still this writer's (one that waits has none),
+and the head where the run began.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CLOSE = (
     "UPDATE threads SET {branch}seq = ?, hash = ?, own_tip = ?, run = NULL, owner = NULL, input = NULL, "
     'opened = NULL, key = NULL, updated = ?, "check" = ? '
     "WHERE tenant = ? AND id = ? AND epoch = ? AND run = ? AND incarnation = ? AND tombstone = 0 "
-    "AND branch IS ? AND seq = ?"
+    "AND branch IS ? AND seq = ? AND owner IS NOT NULL"
 )
 _CLOSE_ON, _CLOSE_ON_ANOTHER_BRANCH = _CLOSE.format(branch=""), _CLOSE.format(branch="branch = ?, ")
 

@@ -21,6 +21,7 @@ from holdfast.testing.contracts_journal import JournalTests, ProgressTests, Stop
 from holdfast.testing.contracts_keeping import KeepingTests
 from holdfast.testing.contracts_keys import KeyTests
 from holdfast.testing.contracts_line import LineTests
+from holdfast.testing.contracts_parking import AnsweringTests, KeepingParkedTests, ParkingTests, WaitingThreadTests
 from holdfast.testing.contracts_points import PointTests, StandingTests
 from holdfast.testing.contracts_runs import OpeningTests, SealingTests, TakingOverTests
 from holdfast.testing.contracts_threads import DirectoryTests, TenantTests
@@ -39,6 +40,9 @@ class StoreContract(
     JournalTests,
     ProgressTests,
     StopTests,
+    ParkingTests,
+    AnsweringTests,
+    WaitingThreadTests,
     ReadingTests,
     ForkingTests,
     RewindingTests,
@@ -51,5 +55,5 @@ class StoreContract(
     """Everything that a `ThreadStore` promises. Subclass it, and give `make_store` (see `Bench` for the hooks)."""
 
 
-class PersistentStoreContract(StoreContract, KeepingTests):
+class PersistentStoreContract(StoreContract, KeepingTests, KeepingParkedTests):
     """The same, and what a store promises that outlives its process: give `reopen` too."""

@@ -33,6 +33,7 @@ class KeepingTests(Bench):
             **every_method(store, "a"),
             "seal": lambda: store.seal(run, [new_turn("t2")]),
             "journal": lambda: store.journal(run, [b"record"]),
+            "park": lambda: store.park(run, [b"record"]),
             "progress": lambda: store.progress("a", "t2"),
             "stop": lambda: store.stop("a", "t2"),
             "withdraw": lambda: store.withdraw("a", "t2"),
@@ -41,6 +42,7 @@ class KeepingTests(Bench):
             "read": lambda: store.read(Segment(head.branch or 0, 0, 1)),
             "get": lambda: store.get("a"),
             "list": store.list,
+            "list waiting": lambda: store.list(waiting=True),
             "delete": lambda: store.delete("a"),
         }
 

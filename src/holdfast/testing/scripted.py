@@ -6,7 +6,7 @@ without its result, a result without its call.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -14,7 +14,7 @@ import msgspec
 from holdfast.clients.base import AgentMaker
 from holdfast.clients.openai_chat_codec import ChatCompletionsCodec
 from holdfast.conversation.errors import BadRequestError
-from holdfast.conversation.updates import AgentRunResponseUpdate, FinishUpdate
+from holdfast.conversation.updates import AgentRunResponseUpdate, FinishUpdate, ToolCallUpdate
 from holdfast.ports.clients import ChatRequest
 
 # One step of an answer: some text, an update, several that come together, an error to raise, something to wait for.
@@ -30,7 +30,8 @@ class ScriptedChatClient(AgentMaker):
         client = ScriptedChatClient("Hello.", ["Good", "bye."], [BadRequestError("no")])
         agent = client.create_agent()
 
-    An answer is a string or a list of steps; each step is handed on by itself. `requests` holds the bodies it was
+    An answer is a string or a list of steps; each step is handed on by itself; `calling` makes one that calls for
+    tools. `requests` holds the bodies it was
     sent, decoded, in order; `open` counts the answers that were begun and are not closed.
     """
 
@@ -76,6 +77,23 @@ class ScriptedChatClient(AgentMaker):
             yield [FinishUpdate(finish_reason="stop", model="scripted-model", response_id=f"r{len(self.requests)}")]
         finally:
             self.open -= 1
+
+
+def calling(*asked: tuple[str, Mapping[str, Any] | str], text: str = "") -> list[Step]:
+    """An answer that calls for tools: calling(("get_weather", {"city": "Paris"})).
+
+    Arguments that are a string go as they are.
+    """
+    calls: list[AgentRunResponseUpdate] = [
+        ToolCallUpdate(
+            index=index,
+            call_id=f"c{index}",
+            name=name,
+            arguments=arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode(),
+        )
+        for index, (name, arguments) in enumerate(asked)
+    ]
+    return [*([text] if text else []), calls, FinishUpdate(finish_reason="tool_calls")]
 
 
 async def _taken(step: Step) -> Sequence[AgentRunResponseUpdate]:

@@ -25,7 +25,17 @@ from holdfast.conversation.errors import (
     TurnNotFoundError,
 )
 from holdfast.ports.stores import Head, Segment, ThreadInfo, ThreadStore
-from holdfast.testing.state_machine_base import TENANTS, THREADS, depths, driven, expected, incarnations, names, picks
+from holdfast.testing.state_machine_base import (
+    TENANTS,
+    THREADS,
+    depths,
+    driven,
+    expected,
+    incarnations,
+    is_parked,
+    names,
+    picks,
+)
 from holdfast.testing.state_machine_model import Name, Thread, told
 from holdfast.testing.state_machine_runs import RunRules
 
@@ -203,6 +213,21 @@ class StoreMachine(RunRules):
         for info in whole:
             assert info == await view.get(info.id)
 
+    @rule(tenant=st.sampled_from(TENANTS), limit=st.integers(1, 3))
+    @driven
+    async def list_those_that_wait(self, tenant: str, limit: int) -> None:
+        """Page by page: those of all threads whose run waits, in the same order."""
+        view = self.views[tenant]
+        found: list[ThreadInfo] = []
+        cursor: str | None = None
+        while True:
+            page = await view.list(limit=limit, cursor=cursor, waiting=True)
+            found += page.threads
+            cursor = page.next
+            if cursor is None:
+                break
+        assert found == [info for info in (await view.list(limit=1000)).threads if info.waiting]
+
     @rule(which=st.integers(0, 1000))
     @driven
     async def read_where_a_thread_once_stood(self, which: int) -> None:
@@ -245,6 +270,7 @@ class StoreMachine(RunRules):
             assert (info.deleted, info.incarnation, info.id) == (False, thread.incarnation, name[1])
             assert (info.title, info.metadata) == (thread.title, thread.metadata)
             assert info.busy == (thread.run.turn_id if thread.run is not None else None)
+            assert info.waiting == is_parked(thread)
             assert info.head.own_tip == thread.at_own_tip()
             assert told(await view.branches(name[1])) == thread.tips()
             assert await self.read_up_to(view, info.head) == thread.turns

@@ -57,6 +57,15 @@ def is_open(thread: Thread) -> bool:
     return thread.run is not None
 
 
+def is_written(thread: Thread) -> bool:
+    """Whether a run is open for which somebody may write."""
+    return thread.run is not None and not thread.run.waiting
+
+
+def is_parked(thread: Thread) -> bool:
+    return thread.run is not None and thread.run.waiting
+
+
 def is_waited_for(thread: Thread) -> bool:
     return bool(thread.line)
 
@@ -132,9 +141,11 @@ class BaseMachine(RuleBasedStateMachine):
         free = [thread_id for thread_id in THREADS if (tenant, thread_id) not in self.threads]
         return free[number % len(free)] if free and number % 8 != 7 else new_id
 
-    def pick_open(self, number: int) -> tuple[Name, Thread, OpenRun] | None:
-        """One of the threads on which a run is open, and the run."""
-        name = self.pick(number, is_open)
+    def pick_open(
+        self, number: int, wanted: Callable[[Thread], object] = is_written
+    ) -> tuple[Name, Thread, OpenRun] | None:
+        """One of the threads on which a run is open, and the run: one that may be written for, if not told else."""
+        name = self.pick(number, wanted)
         if name is None:
             return None
         thread = self.threads[name]

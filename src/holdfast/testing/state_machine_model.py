@@ -66,7 +66,7 @@ class Thread:
         self.turns = trunk
         self.branches: list[Branch] = []
         self.run: OpenRun | None = None
-        # The writer of the run has given up.
+        # The run has no writer: the one that it had has given up, or it waits.
         self.deserted = False
         # The history before the run, if it began elsewhere.
         self.left: list[str] | None = None
@@ -168,6 +168,10 @@ class Thread:
         self.left = self.turns if turns != self.turns else None
         self.turns, self.run, self.deserted, self.journal = turns, run, False, []
         self.leave(run.turn_id)
+
+    def parked(self, run: OpenRun, records: list[bytes]) -> None:
+        """Its run waits, as this one, and has written these down at last."""
+        self.run, self.deserted, self.journal = run, True, self.journal + records
 
     def closed(self, turns: list[NewTurn], stand: Head | None) -> list[str]:
         """Its run was sealed with these turns. All turns up to the last of them."""

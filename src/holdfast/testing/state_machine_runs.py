@@ -1,4 +1,4 @@
-"""The rules of runs: opening under keys and at points, the line, the journal, sealing, taking over.
+"""The rules of runs: opening under keys and at points, the line, the journal, sealing, parking, taking over.
 
 Rule of this file: every answer of the store is compared with the model's, in full.
 """
@@ -23,8 +23,10 @@ from holdfast.testing.state_machine_base import (
     expected,
     incarnations,
     is_open,
+    is_parked,
     is_taken,
     is_waited_for,
+    is_written,
     names,
     picks,
     where,
@@ -190,7 +192,7 @@ class RunRules(BaseMachine):
 
     # --- sealing -----------------------------------------------------------------------------------------------
 
-    @where(is_open)
+    @where(is_written)
     @rule(number=picks, count=st.sampled_from((0, 1, 1, 1, 2, 5)), after=stands, keeps_key=st.booleans())
     @driven
     async def seal(self, number: int, count: int, after: str, keeps_key: bool) -> None:
@@ -214,7 +216,7 @@ class RunRules(BaseMachine):
             turns[0] = replace(turns[0], key=run.key)
         return turns
 
-    @where(is_open)
+    @where(is_written)
     @rule(number=picks, count=st.integers(0, 2), after=stands)
     @driven
     async def seal_and_be_cancelled(self, number: int, count: int, after: str) -> None:
@@ -244,7 +246,7 @@ class RunRules(BaseMachine):
             await asyncio.sleep(0.01)
         raise AssertionError("what was handed over was never done")
 
-    @where(is_open)
+    @where(is_written)
     @rule(number=picks, elsewhere=st.booleans())
     @driven
     async def fail_to_seal(self, number: int, elsewhere: bool) -> None:
@@ -264,7 +266,7 @@ class RunRules(BaseMachine):
 
     # --- an open run -------------------------------------------------------------------------------------------
 
-    @where(is_open)
+    @where(is_written)
     @rule(number=picks, count=st.integers(0, 3), durable=st.booleans())
     @driven
     async def write_down(self, number: int, count: int, durable: bool) -> None:
@@ -276,11 +278,49 @@ class RunRules(BaseMachine):
         await self.views[name[0]].journal(run, records, durable=durable)
         thread.journal = thread.journal + records
 
+    @where(is_written)
+    @rule(number=picks, count=st.integers(0, 2), handed_twice=st.booleans())
+    @driven
+    async def park(self, number: int, count: int, handed_twice: bool) -> None:
+        """Sometimes by two at once: the second one comes too late."""
+        found = self.pick_open(number)
+        if found is None:
+            return
+        name, thread, run = found
+        records = [b"last record %d" % self.tick() for _ in range(count)]
+        view = self.views[name[0]]
+        parking = view.park(run, records)
+        if handed_twice:
+            with expected(StaleRunError):
+                await view.park(run, records)
+        await parking
+        assert await view.take_over(run) is None
+        progress = await view.progress(name[1], run.turn_id)
+        assert progress is not None
+        assert progress.run is not None
+        assert progress.run.epoch > self.epochs[name]
+        self.epochs[name] = progress.run.epoch
+        thread.parked(replace(run, epoch=progress.run.epoch, waiting=True), records)
+
+    @where(is_parked)
+    @rule(number=picks, count=st.integers(0, 1))
+    @driven
+    async def write_for_one_that_waits(self, number: int, count: int) -> None:
+        """Nobody may, before it is taken over."""
+        found = self.pick_open(number, is_parked)
+        if found is None:
+            return
+        name, _, run = found
+        view = self.views[name[0]]
+        for call in (view.seal(run, self.new_turns(count)), view.journal(run, [b"late"]), view.park(run, [])):
+            with expected(StaleRunError):
+                await call
+
     @where(is_open)
     @rule(number=picks)
     @driven
     async def take_over(self, number: int) -> None:
-        found = self.pick_open(number)
+        found = self.pick_open(number, is_open)
         if found is None:
             return
         name, thread, run = found
@@ -289,7 +329,7 @@ class RunRules(BaseMachine):
             assert taken is None
             return
         assert taken is not None
-        assert taken == replace(run, epoch=taken.epoch, journal=tuple(thread.journal))
+        assert taken == replace(run, epoch=taken.epoch, journal=tuple(thread.journal), waiting=False)
         assert taken.epoch > self.epochs[name]
         self.epochs[name] = taken.epoch
         thread.run, thread.deserted = replace(taken, journal=()), False
