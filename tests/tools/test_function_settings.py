@@ -60,6 +60,7 @@ async def test_in_a_strict_tool_null_means_the_default() -> None:
         "anyOf": [{"type": "integer"}, {"type": "null"}],
         "description": "(null for the default: 5)",
     }
+    assert parameters["properties"]["maybe"] == {"anyOf": [{"type": "integer"}, {"type": "null"}]}
     assert await called(it, place={"city": "a", "floor": None}, n=None, maybe=None) == "[0,5,null]"
 
 

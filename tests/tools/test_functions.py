@@ -147,14 +147,21 @@ async def test_a_parameter_may_have_another_name_for_the_model() -> None:
 
 
 async def test_a_default_is_the_very_object_of_the_function() -> None:
-    missing = object()
+    missing, none_given = object(), [0]
 
-    def it(a: Any = missing, /, b: Any = missing) -> list[bool]:
-        return [a is missing, b is missing]
+    def it(a: Any = none_given, /, b: Any = missing, c: Any = none_given) -> list[bool]:
+        return [a is none_given, b is missing, c is none_given]
 
     made = function_tool(it)
-    assert made.spec.parameters["properties"] == {"a": {}, "b": {}}
-    assert await called(made) == "[true,true]"
+    assert made.spec.parameters["properties"] == {"a": {"default": [0]}, "b": {}, "c": {"default": [0]}}
+    assert await called(made) == "[true,true,true]"
+
+
+async def test_half_of_a_surrogate_pair_in_the_arguments_is_replaced() -> None:
+    def it(text: str) -> str:
+        return text
+
+    assert await function_tool(it).call('{"text": "a\ud83d"}', context()) == "a\ufffd"
 
 
 async def test_none_as_default_makes_any_type_optional() -> None:

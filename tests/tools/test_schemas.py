@@ -40,6 +40,19 @@ class Dog(BaseModel):
     name: str | None = "Rex"
 
 
+class Bird(BaseModel):
+    kind: Literal["bird"]
+    name: str = "Tweety"
+
+
+class Tag(BaseModel):
+    text: str = ""
+
+
+class TagWithSize(Tag):
+    size: int = 1
+
+
 class Cage(BaseModel):
     inside: Cat | Dog = Field(discriminator="kind")
     size: Size = Field(Size.SMALL, description="Its size.")
@@ -181,6 +194,9 @@ def test_every_object_of_a_strict_schema_is_closed_and_whole(model: Any) -> None
             {"title": None, "parent": None, "children": [{"title": ""}]},
         ),
         (dict[str, Cat], {"a": {"kind": "cat", "lives": None}, "b": None}, {"a": {"kind": "cat"}, "b": None}),
+        (list[Bird | Dog], [{"kind": "dog", "name": None}], [{"kind": "dog", "name": None}]),
+        (list[Dog | Bird], [{"kind": "bird", "name": None}], [{"kind": "bird"}]),
+        (list[Tag | TagWithSize], [{"text": "a", "size": None}], [{"text": "a"}]),
         (tuple[int, Cat], [None, {"kind": "cat", "lives": None}], [None, {"kind": "cat"}]),
     ],
 )

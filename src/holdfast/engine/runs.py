@@ -1,7 +1,8 @@
-"""Runs: a turn being made, step by step, and what is written down of it meanwhile.
+"""Runs: a turn being made, step by step.
 
-Rule of this file: what counts as said is what was handed on. Updates that arrived but that nobody asked for are not
-part of an answer that was broken off. How a run ends stands in `sealing`.
+Rules of this file: a step does one thing and leaves the run in a state that can be sealed. What counts as said is what
+was handed on: updates that arrived but that nobody asked for are not part of an answer that was broken off. Where
+readers are stands in `telling`, what is done between two answers in `rounds`, how a run ends in `sealing`.
 """
 
 from __future__ import annotations
@@ -15,30 +16,25 @@ import weakref
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any, cast
 
-from msgspec.structs import replace
-
-from holdfast.conversation.approvals import ApprovalRequest
-from holdfast.conversation.cursors import Cursor, moved, spoken, units, updates_of
-from holdfast.conversation.errors import IdempotencyKeyError, InvalidInputError, StaleRunError
+from holdfast.conversation.cursors import spoken, units, updates_of
+from holdfast.conversation.errors import InvalidInputError
 from holdfast.conversation.journal import Decision, recorded
-from holdfast.conversation.messages import ChatMessage, ToolCallContent
+from holdfast.conversation.messages import ChatMessage
 from holdfast.conversation.records import decode_messages, encode_messages
-from holdfast.conversation.turns import Turn, output_told, unanswered_calls
-from holdfast.conversation.updates import AgentRunResponseUpdate, Answer, sound
-from holdfast.engine import endings, history, limits
-from holdfast.engine.acting import Acting
+from holdfast.conversation.turns import unanswered_calls
+from holdfast.conversation.updates import AgentRunResponseUpdate, Answer
+from holdfast.engine import history, limits
 from holdfast.engine.effects import Effects, inherited
-from holdfast.engine.journals import JOURNAL_SECONDS, Journal
+from holdfast.engine.journals import JOURNAL_SECONDS
 from holdfast.engine.leases import INSIDE, Wish, acquire
-from holdfast.engine.sealing import Sealable
+from holdfast.engine.rounds import Rounds
 from holdfast.engine.specs import RunSpec
+from holdfast.engine.telling import Told, write_down
 from holdfast.ports.clients import ChatClient, ChatRequest
-from holdfast.ports.stores import Earlier, OpenRun, Point, Terms, Twin
+from holdfast.ports.stores import OpenRun, Point, Terms
 
 log = logging.getLogger("holdfast.engine")
 
-# How often a model is asked to mend an answer that is not of the form that was asked for.
-REPAIRS = 1
 # So many updates are handed on between two looks at how long the answer has become.
 UPDATES_PER_LOOK = 256
 
@@ -99,38 +95,17 @@ class _Exchange:
         await self._batches.aclose()
 
 
-class TurnRun(Sealable):
+class TurnRun(Rounds):
     """One run on one thread: made by an agent, driven by the loop, read by a stream."""
 
-    __slots__ = (
-        "_asked_without_tools",
-        "_began",
-        "_catching_up",
-        "_is_last",
-        "_journal",
-        "_length",
-        "_made_calls",
-        "_measured",
-        "_repairs",
-        "_size",
-        "_tail",
-        "_told",
-        "_tool_seconds",
-        "calls",
-        "found",
-        "heard",
-        "is_done",
-        "kit",
-        "maker",
-        "told",
-    )
+    __slots__ = ("_tail", "maker")
 
     def __init__(self, spec: RunSpec) -> None:
         """Encode the input. Raises InvalidInputError or ConfigurationError; nothing is opened yet."""
         codec = spec.client.codec
         self.spec = spec
         self.turn_id = spec.runtime.new_id("turn")
-        self._said = self._told = history.encode(codec, spec.input)
+        self._said = self._opening = self._told = history.encode(codec, spec.input)
         if not self._said and spec.input_from == "caller":
             raise InvalidInputError(f"Nothing in the input can be told to {spec.client.service}; pass some text.")
         tools = spec.kit.encoded(codec) if spec.kit.by_name else b""
@@ -153,10 +128,9 @@ class TurnRun(Sealable):
         self._status = None
         self._sealing = None
         self._turn = None
-        self._journal: Journal | None = None
+        self._journal = None
         self._timer = None
-        # The open calls of the last answer, and what is known of all.
-        self.calls: list[ToolCallContent] = []
+        self.calls = []
         self.effects = Effects()
         self.kit = spec.kit
         self.requests = ()
@@ -164,24 +138,18 @@ class TurnRun(Sealable):
         self._acting = None
         self._repairs = self._made_calls = 0
         self._tool_seconds = 0.0
-        # Whether the model may make no more calls, and was told so.
         self._is_last = self._asked_without_tools = False
         self._asked_to_stop = None
         self._rollback = False
         self._lost = self._stalled = None
-        # Where the answer begins; how many of its updates were measured, how far they lead, how much they are.
         self._began = self._measured = self._length = self._size = 0
-        # What was handed on, for the journal and for those who follow: whole answers, and the pieces of this one.
-        self.told: list[AgentRunResponseUpdate] = []
-        self.heard: list[AgentRunResponseUpdate] = []
-        # What is handed on of a turn that others make or have made, and from where.
-        self._catching_up: tuple[Cursor, list[AgentRunResponseUpdate], Iterator[AgentRunResponseUpdate]] | None = None
+        self.told = []
+        self.heard = []
+        self._catching_up = None
         self.restarts = ()
         # What a dead process had said of the answer that is asked for again; it counts until there is a new one.
         self._before = []
-        # The turn, or the run in flight, that has this run's idempotency key.
-        self.found: Earlier | Twin | None = None
-        # Whether it ends without a turn of its own.
+        self.found = None
         self.is_done = False
         # The task that makes the run, where its reader may go away (see `detached`).
         self.maker: asyncio.Task[Any] | None = None
@@ -253,13 +221,8 @@ class TurnRun(Sealable):
         if updates is not None:
             self._handed_at = self.spec.runtime.monotonic()
             if self._timer is None and self._loop is not None:
-                self._timer = self._loop.call_later(JOURNAL_SECONDS, _write_down, weakref.ref(self))
+                self._timer = self._loop.call_later(JOURNAL_SECONDS, write_down, weakref.ref[Told](self))
         return updates
-
-    def _refuse_if_ended(self) -> None:
-        """Raises what its caller is to know, if somebody else has ended the run meanwhile."""
-        if self._status is not None or self._lost is not None:
-            raise self._ended_by_others()
 
     def answered(self) -> None:
         """Make the answer a message of the turn; `calls` is what it calls for."""
@@ -276,133 +239,6 @@ class TurnRun(Sealable):
         if self.calls:
             self._own_journal().answered(self._output[before:], self._usage, self._rounds)
 
-    def _tell(self, messages: Sequence[ChatMessage]) -> list[AgentRunResponseUpdate]:
-        """Messages of the turn that are whole, as those read them who follow it."""
-        whole = updates_of(messages)
-        self.told.extend(whole)
-        self._began += sum(map(units, whole))
-        self._measured = self._length = self._size = 0
-        return whole
-
-    # --- tool calls ----------------------------------------------------------------------------------------------
-
-    async def next_results(self) -> list[AgentRunResponseUpdate]:
-        """What came of the next calls, in their order; [] when there is no more (see `goes_on`)."""
-        self._refuse_if_ended()
-        if self._acting is None:
-            self._acting = self._begin_acting()
-        self._handed_at = None
-        began = self.spec.runtime.monotonic()
-        try:
-            async with asyncio.timeout_at(self._deadline) as self._waking:
-                messages = await self._acting.next()
-        finally:
-            self._waking = None
-            self._tool_seconds += self.spec.runtime.monotonic() - began
-        self._refuse_if_ended()
-        if not messages:
-            return []
-        self._output.extend(messages)
-        self._own_journal().results(messages)
-        self._handed_at = self.spec.runtime.monotonic()
-        return self._tell(messages)
-
-    def _begin_acting(self) -> Acting:
-        limits_, journal = self.spec.limits, self._own_journal()
-        self._is_last = self._is_last or self._rounds >= limits_.rounds
-        seconds = limits_.tool_seconds
-        return Acting(
-            self.spec,
-            self.turn_id,
-            self.effects,
-            self.calls,
-            tools=self.kit.by_name,
-            begin=journal.begins,
-            apart=journal.result_apart,
-            allowed=0 if self._is_last else max(0, limits_.tool_calls - self._made_calls),
-            seconds=None if seconds is None else max(0.0, seconds - self._tool_seconds),
-        )
-
-    async def has_more(self) -> bool:
-        """Whether the service is to be asked again. If not, the turn is whole, or waits for somebody's word."""
-        acting, self._acting = self._acting, None
-        if acting is None:
-            return self._is_to_be_mended()
-        self._made_calls += acting.begun
-        if acting.requests:
-            await self._park(acting.requests, self._own_journal().waits(acting.requests))
-            return False
-        self.calls = []
-        self._told = self._said + history.encode(self.spec.client.codec, output_told(self._output))
-        if self._asked_without_tools:
-            return False  # it was told so, and calls all the same
-        limits_ = self.spec.limits
-        time_is_over = limits_.tool_seconds is not None and self._tool_seconds >= limits_.tool_seconds
-        self._is_last = self._is_last or time_is_over or self._made_calls >= limits_.tool_calls
-        self._asked_without_tools = self._is_last
-        return True
-
-    def _is_to_be_mended(self) -> bool:
-        """Read the answer, if it is to have a form; True if the model is asked to mend it.
-
-        Raises AnswerFormatError if it was asked already, or has not answered at all.
-        """
-        shape = self.spec.shape
-        if shape is None:
-            return False
-        answer = self._output[-1] if self._output else None
-        try:
-            self.value = shape.read(answer.text if answer is not None else "")
-        except ValueError as error:
-            if answer is None or not answer.text.strip() or self._repairs >= REPAIRS:
-                raise endings.bad_form(
-                    self.turn_id, self.spec.thread.id, str(error), self.spec.client.service
-                ) from None
-            self._repairs += 1
-            mend = _asks_to_mend(str(error))
-            self._output.append(mend)
-            self._own_journal().answered(self._output[-2:], self._usage, self._rounds)
-            self._told = self._said + history.encode(self.spec.client.codec, output_told(self._output))
-            return True
-        return False
-
-    def _last_tail(self) -> bytes:
-        """The tail of the question that is asked without tools."""
-        spec, codec = self.spec, self.spec.client.codec
-        options = replace(spec.options, tool_choice="none")
-        return codec.tail(options, stream=spec.stream, tools=self.kit.encoded(codec))
-
-    @property
-    def stored_input(self) -> bytes:
-        """What is said, as the log keeps it."""
-        return self._stored_input
-
-    @property
-    def deadline(self) -> float | None:
-        """When the run's own time is over, in its event loop's time."""
-        return self._deadline
-
-    @property
-    def known_as(self) -> str:
-        """The turn whose words are handed on: its own, or for now the one that has its idempotency key."""
-        if self.found is None or self._opened is not None:
-            return self.turn_id
-        return self.found.turn.turn_id if isinstance(self.found, Earlier) else self.found.turn_id
-
-    @property
-    def cursor(self) -> Cursor:
-        """The place up to which the turn was handed on."""
-        if self._catching_up is not None:
-            cursor, batch, left = self._catching_up
-            return moved(cursor, batch[: len(batch) - operator.length_hint(left)])
-        self._measure(check=False)
-        length = self._exchange.length if self._exchange is not None else 0
-        return Cursor(self.epoch, self._began + self._length + length)
-
-    def said(self) -> list[AgentRunResponseUpdate]:
-        """What was handed on of this answer."""
-        return [*self.heard, *self._exchange.handed()] if self._exchange is not None else self.heard
-
     async def _says_again(self) -> Point:
         """Take the input of the thread's last turn, and its place. Raises InvalidInputError if there is none."""
         last = await history.last_turn(self.spec.thread)
@@ -413,7 +249,7 @@ class TurnRun(Sealable):
 
     def _says(self, stored: bytes, messages: Sequence[ChatMessage]) -> None:
         self._stored_input = stored
-        self._said = self._told = history.encode(self.spec.client.codec, messages)
+        self._said = self._opening = self._told = history.encode(self.spec.client.codec, messages)
 
     # --- going on with another's turn --------------------------------------------------------------------------
 
@@ -428,7 +264,7 @@ class TurnRun(Sealable):
         self._says(opened.input, decode_messages(opened.input))
         self._output = list(before.messages)
         self.calls = unanswered_calls(self._output)
-        self._told = self._said + history.encode(self.spec.client.codec, output_told(self._output))
+        self._tell_so_far()
         self.told = updates_of(self._output)
         self._began = sum(map(units, self.told))
         self._before = before.pieces
@@ -439,75 +275,3 @@ class TurnRun(Sealable):
             self._own_journal().asks_again()
         self.spec.thread.store.cache.holders[self.spec.thread.store.tenant, self.spec.thread.id] = self
         log.info("turn %s was left open, or waited; going on with it", self.turn_id)
-
-    def hands_on(self, updates: list[AgentRunResponseUpdate], cursor: Cursor) -> Iterator[AgentRunResponseUpdate]:
-        """What others say or have said of the turn, to be read one by one; it begins at the cursor."""
-        left = iter(updates)
-        self._catching_up = (cursor, updates, left)
-        return left
-
-    def caught_up(self) -> None:
-        """From here on the run says its own."""
-        self._catching_up = None
-
-    def has_nothing_to_do(self) -> None:
-        """There was nothing to go on with."""
-        self.is_done = True
-
-    def repeats(self, turn: Turn) -> None:
-        """Be another turn, with the same idempotency key. Raises IdempotencyKeyError if it has no whole answer."""
-        self.turn_id, self._turn, self._status = turn.id, turn, turn.status
-        self.is_done = True
-        if turn.status != "completed":
-            raise IdempotencyKeyError(
-                f"Turn {turn.id}, recorded under idempotency key {self.spec.key!r}, ended as {turn.status}; what there "
-                "is of its answer is in .response. Nothing was asked again: do so with agent.regenerate(thread), or "
-                "run with another key."
-            )
-
-    def waits_already(self, turn_id: str, requests: Sequence[ApprovalRequest], messages: Sequence[ChatMessage]) -> None:
-        """Be a run, with the same idempotency key, that waits for somebody's word."""
-        self.turn_id, self.requests, self._output = turn_id, tuple(requests), list(messages)
-        self._status, self.is_done = "waiting", True
-
-    # --- what is written down while it is made ------------------------------------------------------------------
-
-    def _measure(self, *, check: bool = True) -> None:
-        """See how far the answer has come. Raises AnswerTooLargeError."""
-        new = self.heard[self._measured :]
-        self._measured += len(new)
-        self._length += sum(map(units, spoken(new)))
-        self._size += sum(map(units, new))
-        if check:
-            limits.check_length(self._size, self._began + self._size, self.spec.limits, self.spec.client.service)
-
-    def _own_journal(self) -> Journal:
-        if self._journal is None:
-            assert self._opened is not None
-            self._journal = Journal(self.spec.thread.store, self._opened, self._began)
-        return self._journal
-
-    def write_down(self) -> None:
-        """Bring the journal up to date, as long as the turn is being made."""
-        self._timer = None
-        if not self.is_open or self._loop is None:
-            return
-        try:
-            self._own_journal().keep_up(self.said())
-        except StaleRunError as error:
-            self._lost = error
-            self._wake()
-        else:
-            self._timer = self._loop.call_later(JOURNAL_SECONDS, _write_down, weakref.ref(self))
-
-
-def _asks_to_mend(why: str) -> ChatMessage:
-    """What the model is told of an answer that is not of the form that was asked for; it is part of the turn."""
-    text = f"{why}\nAnswer again, with nothing but JSON of the form that was asked for."
-    return ChatMessage("user", text=sound(text), additional_properties={"holdfast": "repair"})
-
-
-def _write_down(run: weakref.ref[TurnRun]) -> None:
-    alive = run()
-    if alive is not None:
-        alive.write_down()

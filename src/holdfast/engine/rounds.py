@@ -1,0 +1,150 @@
+"""Rounds: what a run does between an answer and the next question: it has calls made, and sees whether all is said.
+
+Rule of this file: at a limit the model is told so and asked once more without tools; a turn ends well in every case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from msgspec.structs import replace
+
+from holdfast.conversation.messages import ChatMessage, ToolCallContent
+from holdfast.conversation.turns import output_told
+from holdfast.conversation.updates import AgentRunResponseUpdate, sound
+from holdfast.engine import endings, history
+from holdfast.engine.acting import Acting
+from holdfast.engine.telling import Told
+from holdfast.engine.toolkits import Toolkit
+
+# How often a model is asked to mend an answer that is not of the form that was asked for.
+REPAIRS = 1
+
+
+class Rounds(Told):
+    """A run between its answers."""
+
+    __slots__ = (
+        "_asked_without_tools",
+        "_is_last",
+        "_made_calls",
+        "_opening",
+        "_repairs",
+        "_told",
+        "_tool_seconds",
+        "calls",
+        "kit",
+    )
+
+    # What the service is told of the input, and of the whole turn so far.
+    _opening: bytes
+    _told: bytes
+    # The open calls of the last answer.
+    calls: list[ToolCallContent]
+    kit: Toolkit
+    _repairs: int
+    _made_calls: int
+    _tool_seconds: float
+    # Whether the model may make no more calls, and was told so.
+    _is_last: bool
+    _asked_without_tools: bool
+
+    def _refuse_if_ended(self) -> None:
+        """Raises what its caller is to know, if somebody else has ended the run meanwhile."""
+        if self._status is not None or self._lost is not None:
+            raise self._ended_by_others()
+
+    async def next_results(self) -> list[AgentRunResponseUpdate]:
+        """What came of the next calls, in their order; [] when there is no more (see `goes_on`)."""
+        self._refuse_if_ended()
+        if self._acting is None:
+            self._acting = self._begin_acting()
+        self._handed_at = None
+        began = self.spec.runtime.monotonic()
+        try:
+            async with asyncio.timeout_at(self._deadline) as self._waking:
+                messages = await self._acting.next()
+        finally:
+            self._waking = None
+            self._tool_seconds += self.spec.runtime.monotonic() - began
+        self._refuse_if_ended()
+        if not messages:
+            return []
+        self._output.extend(messages)
+        self._own_journal().results(messages)
+        self._handed_at = self.spec.runtime.monotonic()
+        return self._tell(messages)
+
+    def _begin_acting(self) -> Acting:
+        limits_, journal = self.spec.limits, self._own_journal()
+        self._is_last = self._is_last or self._rounds >= limits_.rounds
+        seconds = limits_.tool_seconds
+        return Acting(
+            self.spec,
+            self.turn_id,
+            self.effects,
+            self.calls,
+            tools=self.kit.by_name,
+            begin=journal.begins,
+            apart=journal.result_apart,
+            allowed=0 if self._is_last else max(0, limits_.tool_calls - self._made_calls),
+            seconds=None if seconds is None else max(0.0, seconds - self._tool_seconds),
+        )
+
+    async def has_more(self) -> bool:
+        """Whether the service is to be asked again. If not, the turn is whole, or waits for somebody's word."""
+        acting, self._acting = self._acting, None
+        if acting is None:
+            return self._is_to_be_mended()
+        self._made_calls += acting.begun
+        if acting.requests:
+            await self._park(acting.requests, self._own_journal().waits(acting.requests))
+            return False
+        self.calls = []
+        self._tell_so_far()
+        if self._asked_without_tools:
+            return False  # it was told so, and calls all the same
+        limits_ = self.spec.limits
+        time_is_over = limits_.tool_seconds is not None and self._tool_seconds >= limits_.tool_seconds
+        self._is_last = self._is_last or time_is_over or self._made_calls >= limits_.tool_calls
+        self._asked_without_tools = self._is_last
+        return True
+
+    def _is_to_be_mended(self) -> bool:
+        """Read the answer, if it is to have a form; True if the model is asked to mend it.
+
+        Raises AnswerFormatError if it was asked already, or has not answered at all.
+        """
+        shape = self.spec.shape
+        if shape is None:
+            return False
+        answer = self._output[-1] if self._output else None
+        try:
+            self.value = shape.read(answer.text if answer is not None else "")
+        except ValueError as error:
+            if answer is None or not answer.text.strip() or self._repairs >= REPAIRS:
+                raise endings.bad_form(
+                    self.turn_id, self.spec.thread.id, str(error), self.spec.client.service
+                ) from None
+            self._repairs += 1
+            mend = _asks_to_mend(str(error))
+            self._output.append(mend)
+            self._own_journal().answered(self._output[-2:], self._usage, self._rounds)
+            self._tell_so_far()
+            return True
+        return False
+
+    def _last_tail(self) -> bytes:
+        """The tail of the question that is asked without tools."""
+        spec, codec = self.spec, self.spec.client.codec
+        options = replace(spec.options, tool_choice="none")
+        return codec.tail(options, stream=spec.stream, tools=self.kit.encoded(codec))
+
+    def _tell_so_far(self) -> None:
+        """The next question tells the service of all that is in the turn by now."""
+        self._told = self._opening + history.encode(self.spec.client.codec, output_told(self._output))
+
+
+def _asks_to_mend(why: str) -> ChatMessage:
+    """What the model is told of an answer that is not of the form that was asked for; it is part of the turn."""
+    return ChatMessage("user", text=sound(why), additional_properties={"holdfast": "repair"})
