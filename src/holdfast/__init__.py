@@ -130,6 +130,15 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "FunctionTool",
         "tool",
     ),
+    "holdfast.engine.middleware": (
+        "ModelCallContext",
+        "RunContext",
+        "ToolCallContext",
+    ),
+    "holdfast.engine.providers": (
+        "ContextProvider",
+        "TurnContext",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -198,6 +207,11 @@ if TYPE_CHECKING:
     from holdfast.engine.agents import ChatAgent as ChatAgent
     from holdfast.engine.following import TurnFollower as TurnFollower
     from holdfast.engine.limits import Limits as Limits
+    from holdfast.engine.middleware import ModelCallContext as ModelCallContext
+    from holdfast.engine.middleware import RunContext as RunContext
+    from holdfast.engine.middleware import ToolCallContext as ToolCallContext
+    from holdfast.engine.providers import ContextProvider as ContextProvider
+    from holdfast.engine.providers import TurnContext as TurnContext
     from holdfast.engine.responses import AgentRunResponse as AgentRunResponse
     from holdfast.engine.streams import AgentRunStream as AgentRunStream
     from holdfast.engine.sync import run_sync as run_sync

@@ -19,6 +19,7 @@ from holdfast.conversation.messages import ChatMessage, ToolCallContent
 from holdfast.conversation.updates import sound
 from holdfast.engine.effects import UNKNOWN, Effects, no_such_tool, result_message
 from holdfast.engine.leases import INSIDE
+from holdfast.engine.middleware import RunContext, ToolCallContext, chained
 from holdfast.engine.specs import RunSpec
 from holdfast.ports.tools import Tool, ToolContext, ToolError
 
@@ -46,12 +47,14 @@ class Acting:
         apart: Callable[[ChatMessage], None],
         allowed: int,
         seconds: float | None,
+        run: RunContext | None,
     ) -> None:
         self._spec = spec
         self._turn_id = turn_id
         self._effects = effects
         self._tools = tools
         self._begin = begin
+        self._run = run  # as middleware sees it, if there is any
         self._apart = apart  # writes down a result that comes before its turn
         self._told: deque[ToolCallContent] = deque(calls)
         self._ready: deque[ToolCallContent] = deque()  # to be begun
@@ -197,7 +200,7 @@ class Acting:
         decision = self._effects.decided.get(call.call_id)
         try:
             async with asyncio.timeout(tool.timeout) as limit:
-                text = await tool.call(call.arguments, context)
+                text = await self._called(tool, call, context)
         except ToolError as error:
             return self._failed(call, str(error), decision)
         except asyncio.CancelledError:
@@ -214,6 +217,19 @@ class Acting:
             what = f"The result has {len(text):,} characters, and at most {most:,} can be read. Ask for less of it."
             return self._failed(call, what, decision)
         return result_message(call, sound(text), decision=decision)
+
+    async def _called(self, tool: Tool, call: ToolCallContent, context: ToolContext[Any]) -> str:
+        """The call, within what is put around it."""
+        if not self._spec.around.tool:
+            return await tool.call(call.arguments, context)
+
+        async def innermost(around: ToolCallContext) -> str:
+            if around.arguments != call.arguments and call.call_id in self._effects.decided:
+                raise ToolError("Its arguments were changed after it had been allowed; it was not made.")
+            return await tool.call(around.arguments, context)
+
+        around = ToolCallContext(self._run, call.name, call.arguments, context)
+        return str(await chained(self._spec.around.tool, innermost)(around))
 
     @staticmethod
     def _failed(call: ToolCallContent, why: str, decision: Decision | None) -> ChatMessage:

@@ -16,6 +16,8 @@ from holdfast.engine.detached import OnDisconnect, fold_apart
 from holdfast.engine.leases import OnConflict
 from holdfast.engine.limits import DEFAULT, Limits
 from holdfast.engine.loop import fold
+from holdfast.engine.middleware import NOTHING_AROUND, Middleware, around
+from holdfast.engine.providers import ContextProvider, providers
 from holdfast.engine.responses import AgentRunResponse
 from holdfast.engine.runs import TurnRun
 from holdfast.engine.specs import InputFrom, RunSpec
@@ -42,7 +44,8 @@ class AgentOptions(TypedDict, total=False):
     `tools` are what the model may call: functions, or what `tool`, `as_tool` and others made of something; a run's come
     on top of its agent's, and take the place of those of the same name. `tool_choice` is "auto", "none", "required" or
     the name of a tool. `response_format` is a type (a pydantic model, a dataclass, ...) or a JSON Schema; the answer in
-    that form is the response's `.value`. The rest goes to the model: see `ChatOptions`.
+    that form is the response's `.value`. `middleware` is put around runs, questions and tool calls, a run's inside its
+    agent's; `context_providers` add to what each turn is told. The rest goes to the model: see `ChatOptions`.
     """
 
     model: str | None
@@ -60,6 +63,8 @@ class AgentOptions(TypedDict, total=False):
     extra: Mapping[str, Any] | None
     tools: Sequence[Callee] | Callee | None
     response_format: Any
+    middleware: Sequence[Middleware] | Middleware
+    context_providers: Sequence[ContextProvider]
     timeout: float | None
     on_conflict: OnConflict
     enqueue_timeout: float | None
@@ -108,7 +113,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 _RUN_OPTIONS = frozenset(
     (
         *("instructions", "timeout", "enqueue_timeout", "limits", "idempotency_key", "after", *_CHOICES),
-        *("tools", "response_format", "deps"),
+        *("tools", "response_format", "deps", "middleware", "context_providers"),
     )
 )
 
@@ -302,6 +307,9 @@ class ChatAgent:
             settings.get("deps"),
             answers,
             settings.get("response_format"),
+            settings.get("middleware", NOTHING_AROUND),
+            settings.get("context_providers", ()),
+            self._id,
         )
         return TurnRun(spec)
 
@@ -362,6 +370,10 @@ def _checked_options(
     of_run = {name: given[name] for name in given.keys() & _RUN_OPTIONS}
     if "tools" in given:
         of_run["tools"] = settings.get("tools", NO_TOOLS).joined(toolkit(given["tools"]))
+    if "middleware" in given:
+        of_run["middleware"] = settings.get("middleware", NOTHING_AROUND).within(around(given["middleware"]))
+    if "context_providers" in given:
+        of_run["context_providers"] = (*settings.get("context_providers", ()), *providers(given["context_providers"]))
     if "response_format" in given:
         of_run["response_format"] = shape = answer_shape(given["response_format"])
         of_model["answer_format"] = shape.format if shape is not None else None

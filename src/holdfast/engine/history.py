@@ -169,6 +169,17 @@ async def _append_segment(store: ThreadStore, codec: Codec, encoded: Encoded, se
     return last
 
 
+async def messages_of(store: ThreadStore, head: Head) -> list[ChatMessage]:
+    """All that a service is told of the conversation up to `head`. Raises DamagedError."""
+    found: list[ChatMessage] = []
+    if head.branch is not None:
+        for segment in await store.lineage(head):
+            async for turns in chunks(store, segment):
+                for turn in turns:
+                    found.extend(what_is_sent(decoded(turn)))
+    return found
+
+
 async def last_turn(handle: Handle) -> Turn | None:
     """The turn at which a thread stands; None if it has none. Raises what `Handle.info` raises, and DamagedError."""
     info = await handle.info()

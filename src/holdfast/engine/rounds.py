@@ -14,6 +14,7 @@ from holdfast.conversation.turns import output_told
 from holdfast.conversation.updates import AgentRunResponseUpdate, sound
 from holdfast.engine import endings, history
 from holdfast.engine.acting import Acting
+from holdfast.engine.middleware import RunContext
 from holdfast.engine.telling import Told
 from holdfast.engine.toolkits import Toolkit
 
@@ -30,6 +31,7 @@ class Rounds(Told):
         "_made_calls",
         "_opening",
         "_repairs",
+        "_surroundings",
         "_told",
         "_tool_seconds",
         "calls",
@@ -42,6 +44,8 @@ class Rounds(Told):
     # The open calls of the last answer.
     calls: list[ToolCallContent]
     kit: Toolkit
+    # The run as middleware sees it, if there is any.
+    _surroundings: RunContext | None
     _repairs: int
     _made_calls: int
     _tool_seconds: float
@@ -89,6 +93,7 @@ class Rounds(Told):
             apart=journal.result_apart,
             allowed=0 if self._is_last else max(0, limits_.tool_calls - self._made_calls),
             seconds=None if seconds is None else max(0.0, seconds - self._tool_seconds),
+            run=self._surroundings,
         )
 
     async def has_more(self) -> bool:
@@ -137,7 +142,7 @@ class Rounds(Told):
     def _last_tail(self) -> bytes:
         """The tail of the question that is asked without tools."""
         spec, codec = self.spec, self.spec.client.codec
-        options = replace(spec.options, tool_choice="none")
+        options = replace(self.options, tool_choice="none")
         return codec.tail(options, stream=spec.stream, tools=self.kit.encoded(codec))
 
     def _tell_so_far(self) -> None:

@@ -21,12 +21,14 @@ from holdfast.conversation.errors import InvalidInputError
 from holdfast.conversation.journal import Decision, recorded
 from holdfast.conversation.messages import ChatMessage
 from holdfast.conversation.records import decode_messages, encode_messages
-from holdfast.conversation.turns import unanswered_calls
+from holdfast.conversation.turns import output_told, unanswered_calls
 from holdfast.conversation.updates import AgentRunResponseUpdate, Answer
 from holdfast.engine import history, limits
 from holdfast.engine.effects import Effects, inherited
 from holdfast.engine.journals import JOURNAL_SECONDS
 from holdfast.engine.leases import INSIDE, Wish, acquire
+from holdfast.engine.middleware import ModelCallContext, RunContext
+from holdfast.engine.providers import Provided, gathered
 from holdfast.engine.rounds import Rounds
 from holdfast.engine.specs import RunSpec
 from holdfast.engine.telling import Told, write_down
@@ -98,16 +100,24 @@ class _Exchange:
 class TurnRun(Rounds):
     """One run on one thread: made by an agent, driven by the loop, read by a stream."""
 
-    __slots__ = ("_tail", "maker")
+    __slots__ = ("_answered_from", "_input", "_provided", "_tail", "maker")
+
+    # What was said, as the service is told it.
+    _input: Sequence[ChatMessage]
+    _provided: Provided | None
+    # Where the answer begins among the messages of the turn, if middleware has looked at it already.
+    _answered_from: int | None
 
     def __init__(self, spec: RunSpec) -> None:
         """Encode the input. Raises InvalidInputError or ConfigurationError; nothing is opened yet."""
         codec = spec.client.codec
         self.spec = spec
         self.turn_id = spec.runtime.new_id("turn")
+        self._input = spec.input
         self._said = self._opening = self._told = history.encode(codec, spec.input)
         if not self._said and spec.input_from == "caller":
             raise InvalidInputError(f"Nothing in the input can be told to {spec.client.service}; pass some text.")
+        self.options, self.instructions = spec.options, spec.instructions
         tools = spec.kit.encoded(codec) if spec.kit.by_name else b""
         self._tail = codec.tail(spec.options, stream=spec.stream, tools=tools)
         self._stored_input = encode_messages(spec.input)
@@ -133,6 +143,8 @@ class TurnRun(Rounds):
         self.calls = []
         self.effects = Effects()
         self.kit = spec.kit
+        self._provided = self._answered_from = None
+        self._surroundings = None
         self.requests = ()
         self.value = None
         self._acting = None
@@ -186,17 +198,21 @@ class TurnRun(Rounds):
         self.found = found
         return False
 
-    async def ask(self) -> None:
-        """Put what there is to the service."""
-        spec = self.spec
+    async def ask(self, changed: ModelCallContext | None = None) -> None:
+        """Put what there is to the service, as middleware may have changed it."""
+        spec, codec = self.spec, self.spec.client.codec
+        if self._exchange is not None and changed is not None:
+            await self._end_failed_exchange()
         if self._encoded is None:
             assert self._opened is not None
-            self._encoded = await history.conversation(
-                spec.thread.store, spec.client.codec, spec.instructions, self._opened.head
-            )
-        body = self._encoded.body(self._told, self._last_tail() if self._is_last else self._tail)
+            self._encoded = await history.conversation(spec.thread.store, codec, self.instructions, self._opened.head)
+        told, tail, options = self._told, self._last_tail() if self._is_last else self._tail, self.options
+        if changed is not None:
+            told, options = history.encode(codec, changed.messages), changed.options
+            tail = codec.tail(options, stream=spec.stream, tools=self.kit.encoded(codec))
+        body = self._encoded.body(told, tail)
         self._rounds += 1
-        self._exchange = _Exchange(spec.client, ChatRequest(body, spec.options, spec.stream), self.heard)
+        self._exchange = _Exchange(spec.client, ChatRequest(body, options, spec.stream), self.heard)
 
     async def next_updates(self) -> Iterator[AgentRunResponseUpdate] | None:
         """What came of the answer, to be handed on one by one; None when it has ended."""
@@ -226,10 +242,11 @@ class TurnRun(Rounds):
 
     def answered(self) -> None:
         """Make the answer a message of the turn; `calls` is what it calls for."""
-        before = len(self._output)
+        before = self._answered_from if self._answered_from is not None else len(self._output)
+        self._answered_from = None
         self._take_answer()
-        assert self._encoded is not None
-        self._encoded.restore()
+        if self._encoded is not None:
+            self._encoded.restore()
         self._measure()
         self.calls = unanswered_calls(self._output)
         # From now on it counts as what it has become: without a call that was cut off, say.
@@ -238,6 +255,99 @@ class TurnRun(Rounds):
         self.heard = []
         if self.calls:
             self._own_journal().answered(self._output[before:], self._usage, self._rounds)
+
+    # --- what middleware and providers do with it ----------------------------------------------------------------
+
+    async def prepare(self) -> None:
+        """Ask those who add something to the turn: sources of tools, providers of context."""
+        spec, codec = self.spec, self.spec.client.codec
+        async with asyncio.timeout_at(self._deadline) as self._waking:
+            if self.kit.sources:
+                self.kit = await self.kit.resolved()
+            if spec.providers:
+                given = self._provided = await gathered(spec.providers, self.surroundings())
+                self.kit = self.kit.joined(given.kit)
+                if given.recorded and not self._output:
+                    self._output.extend(given.recorded)
+                    self._own_journal().answered(given.recorded, None, 0)
+        self._waking = None
+        self._tail = codec.tail(self.options, stream=spec.stream, tools=self.kit.encoded(codec))
+        self._opens_with(self._input)
+
+    def surroundings(self) -> RunContext:
+        """The run as middleware and providers see it."""
+        if self._surroundings is None:
+            spec = self.spec
+            self._surroundings = RunContext(
+                agent=spec.agent_name,
+                service=spec.client.service,
+                thread_id=spec.thread.id,
+                turn_id=self.turn_id,
+                messages=self._input,
+                instructions=self.instructions,
+                options=self.options,
+                deps=spec.deps,
+                stream=spec.stream,
+                history=self._history,
+            )
+        return self._surroundings
+
+    def takes(self, context: RunContext) -> None:
+        """Send what middleware has made of the run."""
+        codec = self.spec.client.codec
+        self.instructions, self.options = context.instructions, context.options
+        self._tail = codec.tail(self.options, stream=self.spec.stream, tools=self.kit.encoded(codec))
+        self._opens_with(context.messages)
+
+    def messages_so_far(self) -> list[ChatMessage]:
+        """This turn's messages, as the service is told them next."""
+        before, after = self._beside()
+        return [*before, *self._input, *after, *output_told(self._output)]
+
+    def answer_to(self, asked: ModelCallContext) -> ChatMessage | None:
+        """The answer that has just ended; what it said of itself is told to who stands around the question."""
+        self._answered_from = len(self._output)
+        self._take_answer()
+        answer = self._answer
+        if answer is not None:
+            asked.finish_reason, asked.model, asked.usage = answer.finish_reason, answer.model, answer.usage
+        return self._output[-1] if len(self._output) > self._answered_from else None
+
+    def answers_with(self, message: ChatMessage) -> None:
+        """Take a message for the answer that no model gave, in the place of one that a model did."""
+        if self._answered_from is None:
+            self._answered_from = len(self._output)
+        self._output[self._answered_from :] = [message]
+
+    @property
+    def rounds(self) -> int:
+        """How often the service was asked."""
+        return self._rounds
+
+    def _opens_with(self, messages: Sequence[ChatMessage]) -> None:
+        self._input = messages
+        before, after = self._beside()
+        self._opening = history.encode(self.spec.client.codec, [*before, *messages, *after])
+        self._tell_so_far()
+
+    def _beside(self) -> tuple[Sequence[ChatMessage], Sequence[ChatMessage]]:
+        """What providers have told before and after what was said, for this turn alone."""
+        return ((), ()) if self._provided is None else (self._provided.instructions, self._provided.fleeting)
+
+    async def _history(self) -> list[ChatMessage]:
+        assert self._opened is not None
+        return await history.messages_of(self.spec.thread.store, self._opened.head)
+
+    async def _end_failed_exchange(self) -> None:
+        """Make ready for another question after one that failed. Raises RuntimeError if something was handed on."""
+        if self.said():
+            raise RuntimeError("The model cannot be asked again: a part of its answer was handed on already.")
+        await self._end_exchange()
+        self._exchange = None
+        if self._encoded is not None:
+            self._encoded.restore()
+
+    # --- what it says --------------------------------------------------------------------------------------------
 
     async def _says_again(self) -> Point:
         """Take the input of the thread's last turn, and its place. Raises InvalidInputError if there is none."""
@@ -248,7 +358,7 @@ class TurnRun(Rounds):
         return Point(last.id, before=True, latest=True)
 
     def _says(self, stored: bytes, messages: Sequence[ChatMessage]) -> None:
-        self._stored_input = stored
+        self._stored_input, self._input = stored, messages
         self._said = self._opening = self._told = history.encode(self.spec.client.codec, messages)
 
     # --- going on with another's turn --------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from holdfast.engine.effects import Effects, call_ids, new_call_id
 from holdfast.engine.leases import release
 from holdfast.engine.responses import AgentRunResponse, response_of
 from holdfast.engine.specs import RunSpec
+from holdfast.ports.clients import ChatOptions
 from holdfast.ports.stores import Handed, Head, NewTurn, OpenRun
 
 log = logging.getLogger("holdfast.engine")
@@ -88,6 +89,8 @@ class Sealable:
         "_waking",
         "effects",
         "failure",
+        "instructions",
+        "options",
         "requests",
         "restarts",
         "spec",
@@ -101,6 +104,9 @@ class Sealable:
     restarts: tuple[tuple[int, int], ...]
     # What the run raised, for a reader who asks later.
     failure: Exception | None
+    # What the service is told beside the messages, as middleware may have changed it.
+    instructions: str | None
+    options: ChatOptions
     # The calls that the run waits to be allowed, and the answer in the form that was asked for.
     requests: tuple[ApprovalRequest, ...]
     value: Any
@@ -222,14 +228,14 @@ class Sealable:
             told = history.encode(self.spec.client.codec, output_told(self._output))
             self._encoded.append(self._said + told)
         spec = self.spec
-        history.keep(spec.thread.store, spec.client.codec, spec.instructions, head, self._encoded)
+        history.keep(spec.thread.store, spec.client.codec, self.instructions, head, self._encoded)
 
     def _give_back(self) -> None:
         """The run waits, and the conversation is still what it was before."""
         if self._encoded is not None and self._opened is not None:
             self._encoded.restore()
             spec, head = self.spec, self._opened.head
-            history.keep(spec.thread.store, spec.client.codec, spec.instructions, head, self._encoded)
+            history.keep(spec.thread.store, spec.client.codec, self.instructions, head, self._encoded)
 
     async def _is_recorded(self) -> bool:
         with contextlib.suppress(StoreError):

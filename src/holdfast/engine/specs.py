@@ -11,6 +11,8 @@ from holdfast.conversation.messages import ChatMessage
 from holdfast.engine.handles import Handle
 from holdfast.engine.leases import OnConflict
 from holdfast.engine.limits import DEFAULT, Limits
+from holdfast.engine.middleware import NOTHING_AROUND, Around
+from holdfast.engine.providers import ContextProvider
 from holdfast.engine.toolkits import NO_TOOLS, AnswerShape, Toolkit
 from holdfast.ports.clients import ChatClient, ChatOptions
 from holdfast.ports.runtime import Runtime
@@ -44,3 +46,6 @@ class RunSpec(Struct, frozen=True):
     deps: Any = None
     answers: tuple[ApprovalAnswer, ...] = ()
     shape: AnswerShape | None = None
+    around: Around = NOTHING_AROUND
+    providers: tuple[ContextProvider, ...] = ()
+    agent_id: str = ""
