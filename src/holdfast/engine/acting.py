@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from holdfast.conversation.approvals import ApprovalRequest
@@ -21,8 +22,10 @@ from holdfast.engine.effects import UNKNOWN, Effects, no_such_tool, result_messa
 from holdfast.engine.leases import INSIDE
 from holdfast.engine.middleware import RunContext, ToolCallContext, chained
 from holdfast.engine.specs import RunSpec
-from holdfast.ports.tools import Tool, ToolContext, ToolError
+from holdfast.ports.tools import LookBack, Tool, ToolAnswer, ToolContext, ToolError
 
+# The ids of the agents within whose tools this task runs.
+AGENTS: ContextVar[tuple[str, ...]] = ContextVar("holdfast_agents", default=())
 # Seconds for which a run that ends waits for functions that cannot be cancelled.
 GRACE_SECONDS = 5.0
 # The longest message of an error that is told to a model.
@@ -48,12 +51,14 @@ class Acting:
         allowed: int,
         seconds: float | None,
         run: RunContext | None,
+        look_back: LookBack,
     ) -> None:
         self._spec = spec
         self._turn_id = turn_id
         self._effects = effects
         self._tools = tools
         self._begin = begin
+        self._look_back = look_back
         self._run = run  # as middleware sees it, if there is any
         self._apart = apart  # writes down a result that comes before its turn
         self._told: deque[ToolCallContent] = deque(calls)
@@ -156,6 +161,7 @@ class Acting:
                 self._spec.thread.id,
                 self._spec.deps,
                 store=self._spec.thread.store,
+                look_back=self._look_back,
             )
             self._contexts[call.call_id] = context
             task = asyncio.create_task(self._made(call, context), name=f"holdfast {call.name} {call.call_id}")
@@ -196,11 +202,12 @@ class Acting:
     async def _made(self, call: ToolCallContent, context: ToolContext[Any]) -> ChatMessage:
         """Make one call; its result, whatever happened."""
         INSIDE.set((*INSIDE.get(), self._turn_id))
+        AGENTS.set((*AGENTS.get(), self._spec.agent_id))
         tool = self._tools[call.name]
         decision = self._effects.decided.get(call.call_id)
         try:
             async with asyncio.timeout(tool.timeout) as limit:
-                text = await self._called(tool, call, context)
+                answer = await self._called(tool, call, context)
         except ToolError as error:
             return self._failed(call, str(error), decision)
         except asyncio.CancelledError:
@@ -212,24 +219,26 @@ class Acting:
                 context.cancel()
                 return self._failed(call, _timed_out(tool), decision)
             return self._failed(call, f"{type(error).__name__}: {error}", decision)
+        text, beside = (answer.text, answer.properties) if isinstance(answer, ToolAnswer) else (answer, None)
         most = self._spec.limits.result_chars
         if len(text) > most:
             what = f"The result has {len(text):,} characters, and at most {most:,} can be read. Ask for less of it."
             return self._failed(call, what, decision)
-        return result_message(call, sound(text), decision=decision)
+        return result_message(call, sound(text), decision=decision, beside=beside)
 
-    async def _called(self, tool: Tool, call: ToolCallContent, context: ToolContext[Any]) -> str:
+    async def _called(self, tool: Tool, call: ToolCallContent, context: ToolContext[Any]) -> str | ToolAnswer:
         """The call, within what is put around it."""
         if not self._spec.around.tool:
             return await tool.call(call.arguments, context)
 
-        async def innermost(around: ToolCallContext) -> str:
+        async def innermost(around: ToolCallContext) -> str | ToolAnswer:
             if around.arguments != call.arguments and call.call_id in self._effects.decided:
                 raise ToolError("Its arguments were changed after it had been allowed; it was not made.")
             return await tool.call(around.arguments, context)
 
         around = ToolCallContext(self._run, call.name, call.arguments, context)
-        return str(await chained(self._spec.around.tool, innermost)(around))
+        answer = await chained(self._spec.around.tool, innermost)(around)
+        return answer if isinstance(answer, ToolAnswer) else str(answer)
 
     @staticmethod
     def _failed(call: ToolCallContent, why: str, decision: Decision | None) -> ChatMessage:

@@ -12,6 +12,7 @@ from holdfast.conversation.approvals import ApprovalAnswer, answers_in
 from holdfast.conversation.errors import ConfigurationError, InvalidInputError
 from holdfast.conversation.ids import checked_thread_id, checked_turn_id
 from holdfast.conversation.messages import ChatMessage, checked_text, normalized_input
+from holdfast.engine.agent_tools import AgentTool, Conversation
 from holdfast.engine.detached import OnDisconnect, fold_apart
 from holdfast.engine.leases import OnConflict
 from holdfast.engine.limits import DEFAULT, Limits
@@ -312,6 +313,33 @@ class ChatAgent:
             self._id,
         )
         return TurnRun(spec)
+
+    # --- for other agents, and other programs ------------------------------------------------------------------------
+
+    def as_tool(
+        self,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        arg_name: str = "task",
+        conversation: Conversation = "new",
+        timeout: float | None = None,
+        approval: bool = False,
+    ) -> AgentTool:
+        """This agent as a tool of another: `tools=[translator.as_tool()]`.
+
+        With `conversation="new"` each call begins anew; with "lasting" the calls of one thread are one conversation,
+        which is forked and rewound with that thread. Raises InvalidInputError if it has no name that services take.
+        """
+        return AgentTool(
+            self,
+            name=name,
+            description=description,
+            arg_name=arg_name,
+            conversation=conversation,
+            timeout=timeout,
+            approval=approval,
+        )
 
     # --- threads -----------------------------------------------------------------------------------------------
 

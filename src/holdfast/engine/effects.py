@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -49,13 +50,20 @@ def inherited(recorded: Recorded) -> Effects:
 
 
 def result_message(
-    call: ToolCallContent, text: str, *, is_error: bool = False, decision: Decision | None = None
+    call: ToolCallContent,
+    text: str,
+    *,
+    is_error: bool = False,
+    decision: Decision | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> ChatMessage:
     """The message of a result. Who allowed or forbade the call is kept beside it, and told to no service."""
-    properties: Mapping[str, object] | None = None
+    properties = dict(beside or {})
     if decision is not None:
-        properties = {"approval": {"approved": decision.approved, "by": decision.by, "why": decision.why}}
-    return assembled("tool", (ToolResultContent(call.call_id, text, is_error),), additional_properties=properties)
+        properties["approval"] = {"approved": decision.approved, "by": decision.by, "why": decision.why}
+    return assembled(
+        "tool", (ToolResultContent(call.call_id, text, is_error),), additional_properties=properties or None
+    )
 
 
 def new_call_id(turn_id: str, *numbers: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from holdfast.conversation.errors import DamagedError, InvalidInputError
 from holdfast.conversation.messages import ChatMessage
@@ -21,6 +21,8 @@ from holdfast.ports.stores import Head, Segment, StoredTurn, ThreadStore
 
 # Turns decoded between two looks at what else the event loop has to do (about a millisecond).
 CHUNK = 250
+# Turns read at a time from the end backwards.
+LOOK_BACK = 32
 
 
 class Encoded:
@@ -178,6 +180,22 @@ async def messages_of(store: ThreadStore, head: Head) -> list[ChatMessage]:
                 for turn in turns:
                     found.extend(what_is_sent(decoded(turn)))
     return found
+
+
+async def latest(store: ThreadStore, head: Head, fits: Callable[[ChatMessage], bool]) -> ChatMessage | None:
+    """The latest message up to `head` that fits, read from the end, some turns at a time. Raises DamagedError."""
+    if head.branch is None:
+        return None
+    for segment in reversed(await store.lineage(head)):
+        upto = segment.upto
+        while upto > segment.after:
+            after = max(segment.after, upto - LOOK_BACK)
+            for stored in reversed(await store.read(Segment(segment.branch, after, upto))):
+                for message in reversed(decoded(stored).output):
+                    if fits(message):
+                        return message
+            upto = after
+    return None
 
 
 async def last_turn(handle: Handle) -> Turn | None:

@@ -6,6 +6,7 @@ Rule of this file: at a limit the model is told so and asked once more without t
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
@@ -94,6 +95,7 @@ class Rounds(Told):
             allowed=0 if self._is_last else max(0, limits_.tool_calls - self._made_calls),
             seconds=None if seconds is None else max(0.0, seconds - self._tool_seconds),
             run=self._surroundings,
+            look_back=self._look_back,
         )
 
     async def has_more(self) -> bool:
@@ -144,6 +146,14 @@ class Rounds(Told):
         spec, codec = self.spec, self.spec.client.codec
         options = replace(self.options, tool_choice="none")
         return codec.tail(options, stream=spec.stream, tools=self.kit.encoded(codec))
+
+    async def _look_back(self, fits: Callable[[ChatMessage], bool]) -> ChatMessage | None:
+        """The latest message of the conversation, this turn's included, that fits."""
+        for message in reversed(self._output):
+            if fits(message):
+                return message
+        assert self._opened is not None
+        return await history.latest(self.spec.thread.store, self._opened.head, fits)
 
     def _tell_so_far(self) -> None:
         """The next question tells the service of all that is in the turn by now."""

@@ -7,11 +7,12 @@ raises. What becomes of a call that fails, and what is written down before and a
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
 
+from holdfast.conversation.messages import ChatMessage
 from holdfast.ports.stores import ThreadStore
 
 D = TypeVar("D")
@@ -37,6 +38,17 @@ class ToolSpec(Struct, frozen=True):
     strict: bool = False
 
 
+class ToolAnswer(Struct, frozen=True):
+    """A result with something beside it: `properties` is kept with it in the log, and told to no model."""
+
+    text: str
+    properties: Mapping[str, Any]
+
+
+# Finds the latest message of the conversation, this turn's included, for which a function is true.
+LookBack: TypeAlias = Callable[[Callable[[ChatMessage], bool]], Awaitable[ChatMessage | None]]
+
+
 class ToolContext(Generic[D]):
     """What a tool is told of the call that it answers. A parameter of this type is filled in, and not in the schema.
 
@@ -45,10 +57,18 @@ class ToolContext(Generic[D]):
     `thread_id` and `turn_id` say where it was called. `deps` is what the caller gave the run (`deps=`).
     """
 
-    __slots__ = ("_cancelled", "_store", "call_id", "deps", "thread_id", "tool", "turn_id")
+    __slots__ = ("_cancelled", "_look_back", "_store", "call_id", "deps", "thread_id", "tool", "turn_id")
 
     def __init__(
-        self, tool: str, call_id: str, turn_id: str, thread_id: str, deps: D, *, store: ThreadStore | None = None
+        self,
+        tool: str,
+        call_id: str,
+        turn_id: str,
+        thread_id: str,
+        deps: D,
+        *,
+        store: ThreadStore | None = None,
+        look_back: LookBack | None = None,
     ) -> None:
         self.tool = tool
         self.call_id = call_id
@@ -56,6 +76,7 @@ class ToolContext(Generic[D]):
         self.thread_id = thread_id
         self.deps = deps
         self._store = store
+        self._look_back = look_back
         self._cancelled = threading.Event()
 
     @property
@@ -72,6 +93,10 @@ class ToolContext(Generic[D]):
     def store(self) -> ThreadStore | None:
         """Where the thread is kept; for tools that keep threads of their own."""
         return self._store
+
+    async def look_back(self, fits: Callable[[ChatMessage], bool]) -> ChatMessage | None:
+        """The latest message of the conversation, this turn's included, for which `fits` is true."""
+        return None if self._look_back is None else await self._look_back(fits)
 
     def cancel(self) -> None:
         """Say that nobody waits for the result any more. Called by the engine."""
@@ -108,6 +133,23 @@ class Tool(Protocol):
         """
         ...
 
-    async def call(self, arguments: str, context: ToolContext[Any]) -> str:
+    async def call(self, arguments: str, context: ToolContext[Any]) -> str | ToolAnswer:
         """Do it; the text of the result. Raises ToolError, and whatever goes wrong."""
+        ...
+
+
+class ToolSource(Protocol):
+    """Something that has tools to offer, and may offer others later: the tools of a server, say.
+
+    `name` is put before the names of its tools where they clash with others.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    async def tools(self) -> Sequence[Tool]:
+        """What it offers now: the identical sequence for as long as that has not changed.
+
+        Raises HoldfastError if it cannot be learned.
+        """
         ...
