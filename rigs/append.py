@@ -26,9 +26,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import apsw
 import msgspec
 
 import holdfast.clients.transport  # noqa: F401 - imported once here, and not in each of many processes
+from holdfast import HoldfastError
 from rigs.append_plants import PLANTS, Plant
 from rigs.appenders import LINES, Counters, Job, Process, run_process
 from rigs.commands import Command, Totals
@@ -142,9 +144,14 @@ class Round:
             self._kill(seat, hung=True)
 
     def _judge(self) -> None:
-        contents = asyncio.run(read_contents(self.folder / STORE))
-        (self.folder / CONTENTS).write_bytes(msgspec.json.encode(contents))
-        (self.folder / VERDICT).write_bytes(msgspec.json.encode(judged(self.folder)))
+        try:
+            contents = asyncio.run(read_contents(self.folder / STORE))
+        except (HoldfastError, apsw.Error) as error:
+            verdict = Linearity([Violation("store cannot be read", f"{type(error).__name__}: {error}")])
+        else:
+            (self.folder / CONTENTS).write_bytes(msgspec.json.encode(contents))
+            verdict = judged(self.folder)
+        (self.folder / VERDICT).write_bytes(msgspec.json.encode(verdict))
 
 
 def judged(folder: Path) -> Linearity:

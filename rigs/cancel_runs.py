@@ -388,21 +388,3 @@ async def _being_read(stage: Stage, **options: Any) -> AgentRunStream:
     if options:
         del stage.read[DRIVEN]  # what the model said counts there, read or not
     return stream
-
-
-@situation("AgentThread.cancel", RUN)
-async def a_run_that_others_stop(stage: Stage) -> Awaitable[Any]:
-    """The one that is cancelled is the one that is stopped."""
-    stage.model.hold = stage.hold
-    stage.may_become((), (HELD,))
-
-    async def stop() -> None:
-        await until(lambda: bool(stage.model.open) or stage.hold.is_set(), None)
-        await stage.other_handle().cancel()
-
-    async def run() -> None:
-        stage.beside(stop())
-        with contextlib.suppress(RunCancelledError):
-            await stage.run(HELD)
-
-    return run()

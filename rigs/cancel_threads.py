@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable
 from typing import Any
 
-from holdfast import AgentThread, ChatMessage
+from holdfast import AgentThread, ChatMessage, RunCancelledError
 from rigs.cancel_model import BEFORE, DRIVEN, HELD
 from rigs.cancel_stage import STORES, Stage, situation, until
 
@@ -286,6 +287,24 @@ async def stopping_nothing(stage: Stage) -> Awaitable[Any]:
     await stage.before()
     stage.may_become((BEFORE,))
     return stage.thread.cancel()
+
+
+@situation("AgentThread.cancel", "ChatAgent.run")
+async def a_run_that_others_stop(stage: Stage) -> Awaitable[Any]:
+    """The one that is cancelled is the one that is stopped."""
+    stage.model.hold = stage.hold
+    stage.may_become((), (HELD,))
+
+    async def stop() -> None:
+        await until(lambda: bool(stage.model.open) or stage.hold.is_set(), None)
+        await stage.other_handle().cancel()
+
+    async def run() -> None:
+        stage.beside(stop())
+        with contextlib.suppress(RunCancelledError):
+            await stage.run(HELD)
+
+    return run()
 
 
 @situation("AgentThread.follow", "TurnFollower.__anext__")

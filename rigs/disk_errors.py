@@ -2,6 +2,7 @@
 
     python -m rigs.disk_errors                          every call of two short plans fails, in some way
     python -m rigs.disk_errors --all                    ... in every way that there is
+    python -m rigs.disk_errors --plan resumed           another plan, with a store that is opened once and kept
     python -m rigs.disk_errors --rounds 1000 [--seed N] random plans with random errors
 
 Turns run on a watched disk (`rigs.disk_vfs`) whose k-th call fails as a disk does (EIO, ENOSPC after half of a write,
@@ -54,6 +55,7 @@ ONCE, FOR_EVER = "once", "ever"
 _REFUSED_ENOUGH = 2  # steps that are refused before the disk is mended
 _HANGS_ENOUGH = 8  # calls that hang, each for long: nobody waits for more of them
 _OTHERS_LET_GO = 20  # so many tries later a lock that somebody else holds is free
+_USUAL = ("new", "history", "resumed", "closed")  # the plans that are played if none is named
 _STEPS = (4, 10)
 _BATCH, _PATIENCE = 40, 60.0
 
@@ -84,7 +86,7 @@ class FailingDisk:
     """Fails the call with a number; with `ever` also all calls after it that this error can befall, until mended."""
 
     def __init__(self) -> None:
-        self.kinds: list[str] = []  # of all calls so far
+        self.calls: list[tuple[str, str]] = []  # so far, each with its moment
         self.copied = 0  # pages that were written to the database
         self.fell: list[str] = []
         self.moments: list[str] = []
@@ -95,15 +97,15 @@ class FailingDisk:
 
     def fail(self, number: int, error: int, *, ever: bool) -> None:
         """The call that comes as this one from now on, 1 being the next, is to fail."""
-        self._number, self._error, self._ever = len(self.kinds) + number, error, ever
+        self._number, self._error, self._ever = len(self.calls) + number, error, ever
         self._locked = _OTHERS_LET_GO
 
     def mend(self) -> None:
         self._number, self._failing = 0, False
 
     def before(self, call: Call) -> int:
-        self.kinds.append(call.kind)
-        if len(self.kinds) == self._number:
+        self.calls.append((call.kind, moment()))
+        if len(self.calls) == self._number:
             self._failing = self._ever
         elif not self._failing or self._error not in ERRORS.get(call.kind, ()):
             return 0
@@ -202,29 +204,34 @@ class Campaign:
         self.evidence = evidence
         self.scratch = Scratch()
 
-    def faults(self, *, in_every_way: bool) -> list[Fault]:
-        """All limits, and every call of every plan: with each of its errors, once and for ever, or with one of them."""
-        chance, found = random.Random(self.seed), limits()
-        for plan in PLANS:
-            for number, kind in enumerate(self._kinds(plan), 1):
+    def faults(self, plans: Sequence[str], within: str | None, *, in_every_way: bool) -> list[Fault]:
+        """Every call of these plans, or those of one moment: with each of its errors, once and for ever, or with one.
+
+        Before the usual plans, if they are played whole, all limits.
+        """
+        chance, found = random.Random(self.seed), limits() if plans == _USUAL and within is None else []
+        for plan in plans:
+            for number, (kind, stood) in enumerate(self._calls_of(plan), 1):
+                if within not in (None, stood):
+                    continue
                 names = [errno.errorcode[error] for error in ERRORS.get(kind, ())]
                 ways = [Fault(plan, number, name, how) for name in names for how in (ONCE, FOR_EVER)]
                 found += ways if in_every_way or not ways else [chance.choice(ways)]
         return found
 
-    def _kinds(self, plan: str) -> list[str]:
+    def _calls_of(self, plan: str) -> list[tuple[str, str]]:
         """The calls of a plan, by a run in which none fails."""
-        kinds: list[str] = []
-        Pool(self._calls, list[str], done=lambda _, found: kinds.extend(found), stuck=_no_plan, patience=_PATIENCE).run(
-            [plan], jobs=1, batch=1
-        )
-        return kinds
+        calls: list[tuple[str, str]] = []
+        kind = list[tuple[str, str]]
+        pool = Pool(self._calls, kind, done=lambda _, found: calls.extend(found), stuck=_no_plan, patience=_PATIENCE)
+        pool.run([plan], jobs=1, batch=1)
+        return calls
 
-    def _calls(self, plan: str) -> list[str]:
+    def _calls(self, plan: str) -> list[tuple[str, str]]:
         folder = self.scratch.fresh(plan)
         trial = Trial(folder, Talker, self.scratch.lines(plan), threaded=plan in THREADED)
         asyncio.run(trial.take(PLANS[plan]))
-        return trial.disk.kinds
+        return trial.disk.calls
 
     def strike(self, fault: Fault) -> Result:
         """One fault, or one random round. A thread that seemed slow must seem so twice."""
@@ -284,6 +291,10 @@ def limits() -> list[Fault]:
     return [Fault(name, value) for name, (_, values) in LIMITS.items() for value in values]
 
 
+def _hangs(violation: Violation) -> bool:
+    return violation.kind == "call hangs" or (violation.kind == "thread stuck" and "TimeoutError" in violation.what)
+
+
 def _no_plan(plan: str, why: str) -> None:
     raise RuntimeError(f"the plan {plan!r} does not come to its end without a fault: {why}")
 
@@ -306,7 +317,7 @@ def run(campaign: Campaign, faults: Sequence[Fault], jobs: int, tally: Tally) ->
         tally.at_most("slowest next turn, s", verdict.next_turn)
         tally.found(verdict.violations, fault.name)
         tally.tick()
-        if sum(violation.kind == "call hangs" for violation, _ in tally.violations) >= _HANGS_ENOUGH:
+        if sum(_hangs(violation) for violation, _ in tally.violations) >= _HANGS_ENOUGH:
             pool.stop()
 
     def stuck(fault: Fault, why: str) -> None:
@@ -323,6 +334,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--rounds", type=int, default=0, help="random rounds, instead of every call of the plans")
     options.add_argument("--all", action="store_true", help="every call with each of its errors, once and for ever")
     options.add_argument("--limits", action="store_true", help="only the limits: no call is made to fail")
+    options.add_argument("--plan", choices=sorted(PLANS), help="only this one of the plans")
+    options.add_argument("--moment", help="only the calls in this moment of a turn, as they are told at the end")
     options.add_argument("--sample", type=int, help="so many of these, chosen at random, instead of every one")
     given = options.parse_args(argv)
     seed = seed_of(given)
@@ -330,6 +343,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     campaign = Campaign(seed, given.plant, evidence)
     try:
         faults = _chosen(campaign, given, seed)
+        if not faults:
+            options.error(f"no call falls into the moment {given.moment!r}")
         tally = Tally("faults" if not given.rounds else "rounds", len(faults))
         run(campaign, faults, given.jobs, tally)
     finally:
@@ -348,7 +363,8 @@ def _chosen(campaign: Campaign, given: argparse.Namespace, seed: str) -> list[Fa
         return [Fault("random", number) for number in range(given.rounds)]
     if given.limits:
         return limits()
-    every = campaign.faults(in_every_way=given.all or given.sample is not None)
+    plans = (given.plan,) if given.plan else _USUAL
+    every = campaign.faults(plans, given.moment, in_every_way=given.all or given.sample is not None)
     return every if given.sample is None else random.Random(seed).sample(every, min(given.sample, len(every)))
 
 

@@ -92,7 +92,8 @@ def possible(steps: Sequence[Outcome], *, power_cut: bool = False) -> Possible:
         if began.kind in _TURNS:
             after = set(_after_turn(step, was, {ABSENT} if power_cut else set()))
         elif began.kind == "resume":
-            after = was | {_resumed(history) for history in was}
+            ends = ("completed", *(_REFUSED_TOO["answered"] if isinstance(step.last, Refused) else ()))
+            after = was | {_resumed(history, end) for history in was for end in ends}
         elif began.kind == "retry":
             after = set(_after_retry(step, was))
         elif began.kind in ("fork", "rewind", "delete"):
@@ -104,11 +105,11 @@ def possible(steps: Sequence[Outcome], *, power_cut: bool = False) -> Possible:
     return states
 
 
-def _resumed(history: History) -> History:
-    """What becomes of a history whose last turn was left open and is gone on with."""
+def _resumed(history: History, end: str = "completed") -> History:
+    """What becomes of a history whose last turn was left open and is gone on with, and ends so."""
     if not history or history[-1][1] != "interrupted":
         return history
-    return (*history[:-1], (history[-1][0], "completed"))
+    return (*history[:-1], (history[-1][0], end))
 
 
 def _after_retry(step: Outcome, was: set[History]) -> Iterator[History]:

@@ -1,6 +1,6 @@
 """Kill -9 before and after every single call of the disk; then look at what is left.
 
-    python -m rigs.disk_kill                          every call of two short plans
+    python -m rigs.disk_kill                          every call of four short plans
     python -m rigs.disk_kill --rounds 1000 [--seed N] random plans, several deaths one after another on one file
 
 A process runs a few turns (`rigs.disk_turns`) on a watched disk and is killed at its k-th call (`rigs.disk_vfs`): an
@@ -65,18 +65,19 @@ class Campaign:
         self.evidence = evidence
         self.scratch = Scratch()
 
-    def points(self, plans: Sequence[str], sample: int | None) -> list[Point]:
-        """Every call of the plans, before and after; or so many of them."""
+    def points(self, plans: Sequence[str], moment: str | None, sample: int | None) -> list[Point]:
+        """Every call of the plans, or those of one moment, before and after; or so many of them."""
         every = [
             Point(plan, number, stage)
             for plan in plans
-            for number in range(1, self._calls(plan) + 1)
+            for number, found in enumerate(self._calls(plan), 1)
             for stage in STAGES
+            if moment in (None, found)
         ]
         return every if sample is None else random.Random(self.seed).sample(every, min(sample, len(every)))
 
-    def _calls(self, plan: str) -> int:
-        """How many calls a plan makes: a killer that waits for one that never comes has counted them."""
+    def _calls(self, plan: str) -> list[str]:
+        """The moments of a plan's calls: a killer that waits for one that never comes has counted them."""
         folder = self.scratch.fresh(plan)
 
         def life(talker: Talker, pen: Pen) -> None:
@@ -84,11 +85,11 @@ class Campaign:
             killer = Killer(pen, -1, "before")
             disk().watch(killer, str(folder / STORE))
             asyncio.run(act(talker, PLANS[plan]))
-            (folder / "calls").write_text(str(killer.count))
+            (folder / "calls").write_text("\n".join(killer.moments))
 
         if Lives(folder, self.plant).live(life) != 0:
             raise RuntimeError(f"the plan {plan!r} does not come to its end without being killed")
-        calls = int((folder / "calls").read_text())
+        calls = (folder / "calls").read_text().splitlines()
         shutil.rmtree(folder)
         return calls
 
@@ -158,7 +159,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command. 1 if there was a violation."""
     options = parser("disk_kill", __doc__, list(KILL_PLANTS)[1:])
     options.add_argument("--rounds", type=int, default=0, help="random rounds, instead of every call of the plans")
-    options.add_argument("--plan", choices=sorted(PLANS), help="only this one of the two plans")
+    options.add_argument("--plan", choices=sorted(PLANS), help="only this one of the plans")
+    options.add_argument("--moment", help="only the calls in this moment of a turn, as they are told at the end")
     options.add_argument("--sample", type=int, help="so many of the calls, chosen at random, instead of every one")
     given = options.parse_args(argv)
     seed = seed_of(given)
@@ -166,6 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     campaign = Campaign(seed, given.plant, evidence)
     try:
         points = _chosen(campaign, given)
+        if not points:
+            options.error(f"no call falls into the moment {given.moment!r}")
         tally = Tally("points" if not given.rounds else "rounds", len(points))
         run(campaign, points, given.jobs, tally)
     finally:
@@ -182,7 +186,7 @@ def _chosen(campaign: Campaign, given: argparse.Namespace) -> list[Point]:
         return [Point(plan, int(number), *stage)]
     if given.rounds:
         return [Point("random", number) for number in range(given.rounds)]
-    return campaign.points([given.plan] if given.plan else list(PLANS), given.sample)
+    return campaign.points([given.plan] if given.plan else list(PLANS), given.moment, given.sample)
 
 
 if __name__ == "__main__":

@@ -26,12 +26,24 @@ from rigs.contents import read_contents
 from rigs.disk_judge import Verdict, judge, remains, to_retry
 from rigs.disk_plants import Plant
 from rigs.disk_pool import in_child
-from rigs.disk_turns import BEFORE, HISTORY, NEW, AnyLine, Refused, Step, Struck, Talker, commit_in_writer
+from rigs.disk_turns import (
+    BEFORE,
+    CLOSED,
+    HISTORY,
+    NEW,
+    RESUMED,
+    AnyLine,
+    Refused,
+    Step,
+    Struck,
+    Talker,
+    commit_in_writer,
+)
 from rigs.disk_vfs import Call, disk, moment
 from rigs.evidence import DIARY, STORE, Pen, read_lines
 from rigs.oracle import Violation
 
-PLANS = {"new": NEW, "history": HISTORY}
+PLANS = {"new": NEW, "history": HISTORY, "resumed": RESUMED, "closed": CLOSED}
 THREADED = ("history",)  # the plans whose stores commit in the writer's thread, as on a slow disk
 _SHARED_MEMORY = Path("/dev/shm")
 _VERDICT = "verdict.json"
@@ -49,14 +61,14 @@ class Killer:
 
     def __init__(self, pen: Pen, number: int, stage: str, moment: str | None = None) -> None:
         self._pen, self._number, self._stage, self._moment = pen, number, stage, moment
-        self.count = 0
+        self.moments: list[str] = []  # of the calls that counted
         self._call: Call | None = None
 
     def before(self, call: Call) -> int:
         if self._moment is not None and self._moment != moment():
             return 0
-        self.count += 1
-        if self.count == self._number:
+        self.moments.append(moment())
+        if len(self.moments) == self._number:
             if self._stage == "half" and call.kind == "write":
                 os.pwrite(call.fd, call.data[: len(call.data) // 2], call.at)
             if self._stage != "after":
@@ -188,7 +200,7 @@ class Scratch:
             disk().watch(Killer(pen, 1, "before", "seal"), str(folder / STORE))
             asyncio.run(talker.take(Step("say", "c")))
 
-        if plan == "history":
+        if plan != "new":
             ended = Lives(folder, Plant()).live(life)
             refused = [line for line in lines_of(folder / DIARY) if isinstance(line, Refused)]
             if ended != -signal.SIGKILL or refused:

@@ -34,7 +34,8 @@ from rigs.disk_vfs import Moment
 from rigs.talk import answer_to, pieces_of, text_of, token_in, token_of
 
 # How long a write waits for somebody else's lock; a call that takes much longer hangs.
-BUSY_SECONDS, HANGS_SECONDS = 0.05, 10.0
+BUSY_SECONDS, HANGS_SECONDS = 0.05, 5.0
+_HANGS_AGAIN = 1.0  # and the calls after one that did: nobody waits for more than one of them for long
 
 
 # --- what is written down --------------------------------------------------------------------------------------------
@@ -150,6 +151,10 @@ HISTORY: tuple[Step, ...] = (
     Step("checkpoint"),
     Step("stream", "d"),
 )
+
+# On the same file: what was left open is gone on with, or closed by the next turn.
+RESUMED: tuple[Step, ...] = (Step("resume", "c"), Step("stream", "c"))
+CLOSED: tuple[Step, ...] = (Step("say", "c"), Step("stream", "a"))
 
 _KINDS = {"say": 8, "stream": 8, "new": 2, "fork": 2, "rewind": 3, "delete": 1, "checkpoint": 2, "reopen": 1}
 
@@ -311,6 +316,8 @@ class Talker:
             async with asyncio.timeout(self.hangs_after):
                 turn, answer = await self._step(step, token, stand.id if stand is not None else "")
         except Exception as error:
+            if isinstance(error, TimeoutError):
+                self.hangs_after = _HANGS_AGAIN
             if not began:
                 self.note(Began(token, time.monotonic(), "look", step.thread))
             self.note(_refusal(token, error))

@@ -52,6 +52,14 @@ class Sealed(Entry, frozen=True, tag="sealed"):
     turns: int
 
 
+class Rescued(Entry, frozen=True, tag="rescued"):
+    """A process has gone on with a turn that another one had begun, and was told that it is done."""
+
+    thread: str
+    turn: str
+    answer: str
+
+
 class TurnedAway(Entry, frozen=True, tag="turned away"):
     """A run ended in StaleRunError: its writer was told that it has lost the thread."""
 
@@ -112,6 +120,7 @@ FenceLine: TypeAlias = (
     | Stalled
     | Given
     | Sealed
+    | Rescued
     | TurnedAway
     | Beaten
     | Starved
@@ -134,6 +143,7 @@ class FenceVerdict(Struct):
     violations: list[Violation] = field(default_factory=list)
     pauses: int = 0
     takeovers: int = 0
+    rescued: int = 0
     zombies: int = 0
     accepted: int = 0
     blocked: int = 0
@@ -172,6 +182,7 @@ class _Facts:
         # When a run no longer waited: it was let in, or came to nothing.
         self.let_in = {line.what: line.at for line in _of(lines, Failed)}
         self.let_in |= {line.token: line.at for line in lines if isinstance(line, TurnedAway | Given)}
+        self.rescued = {line.turn for line in _of(lines, Rescued)}
         self.turned_away = {line.token: line for line in _of(lines, TurnedAway)}
         self.blocks = _of(lines, Blocked)
         # When the machine did not run a process, or the campaign (0), or took long to write for it.
@@ -237,6 +248,7 @@ def judge_fence(lines: Sequence[FenceLine], contents: Contents, *, lease: float)
     found = FenceVerdict(
         pauses=len(facts.pauses),
         takeovers=sum(1 for _ in facts.taken()),
+        rescued=len(facts.rescued),
         zombies=len(facts.turned_away),
         blocked=sum(not block.mute for block in facts.blocks),
         muted=len(mute),
@@ -269,7 +281,7 @@ def _accepted_in_log(facts: _Facts, contents: Contents) -> Iterator[Violation]:
     lost = {before.token for before, _ in facts.taken()} | facts.turned_away.keys()
     for turn in contents.turns:
         token = token_of_turn(turn)
-        if token in lost and turn.status != "interrupted":
+        if token in lost and turn.status != "interrupted" and turn.id not in facts.rescued:
             yield Violation("stale accepted", f"{token} had lost its thread, and is turn {turn.id}, {turn.status}")
 
 

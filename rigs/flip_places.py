@@ -77,7 +77,7 @@ def _columns(
     for table in sorted(pages):
         rows: list[Any] = connection.execute("SELECT name, pk FROM pragma_table_info(?)", (table,)).fetchall()
         if _has_no_row_ids(data, pages[table]):  # its key comes first
-            rows.sort(key=lambda row: row[1] or len(rows))
+            rows = sorted(rows, key=lambda row: row[1] or len(rows))
         names = [name for name, _ in rows]
         found = columns_of(data, size, [offset for offset, used in pages[table] if not used], names) if names else {}
         yield from ((table, column, spans) for column, spans in found.items())
@@ -105,15 +105,20 @@ def choose(chance: random.Random, closed: Base, logged: Base, pages: Map) -> Fli
         return Flip(CUT, False, whole if chance.random() < 0.5 else offset, None)
     draw -= _CUT_SHARE
     if draw < _COLUMN_SHARE:
-        table, column, spans = chance.choice(pages.columns)
-        start, length = chance.choice(spans)
-        return Flip(table, False, start + chance.randrange(length), chance.randrange(8), column)
+        return in_column(chance, pages.columns)
     name = chance.choice([HEADER, *sorted(pages.pages)])
     if name == HEADER:
         return Flip(HEADER, False, chance.randrange(_FILE_HEADER), chance.randrange(8))
     page, used = chance.choice(pages.pages[name])
     offset = chance.randrange(used) if used else _in_page(chance, closed.database, page, pages.page_size)
     return Flip(name, False, page + offset, chance.randrange(8))
+
+
+def in_column(chance: random.Random, columns: Sequence[tuple[str, str, Sequence[Span]]]) -> Flip:
+    """A bit of a value of one of these columns."""
+    table, column, spans = chance.choice(columns)
+    start, length = chance.choice(spans)
+    return Flip(table, False, start + chance.randrange(length), chance.randrange(8), column)
 
 
 def _in_page(chance: random.Random, database: bytes, page: int, size: int) -> int:

@@ -31,7 +31,7 @@ from typing import Any
 from holdfast import AgentThread, SQLiteStore
 from rigs.flip_base import TENANTS, Base, commits_in, make_bases, turns_in
 from rigs.flip_looks import Asked, Judged, Seen, Sight, judge, look
-from rigs.flip_places import LOG_CUT, Flip, Map, choose, flipped, map_of
+from rigs.flip_places import LOG_CUT, Flip, Map, choose, flipped, in_column, map_of
 from rigs.processes import fork
 from rigs.telling import Ticker, per_minute, time_left
 
@@ -103,9 +103,11 @@ class Totals:
 class Campaign:
     """The stores that are flipped, what was written in them, and a place for the copies."""
 
-    def __init__(self, seed: str, folder: Path) -> None:
+    def __init__(self, seed: str, folder: Path, column: str | None = None) -> None:
+        """`column`: all flips fall into this one, "table.column"."""
         self.seed = seed
         self.folder = folder
+        self.column = column
 
     async def begin(self) -> None:
         """Write the stores, and see what they hold when nothing is flipped."""
@@ -139,7 +141,13 @@ class Campaign:
 
     def flip_of(self, number: int) -> Flip:
         """Where the flip of that number falls."""
-        return choose(random.Random(f"{self.seed}/{number}"), self.closed, self.logged, self.pages)
+        chance = random.Random(f"{self.seed}/{number}")
+        if self.column is None:
+            return choose(chance, self.closed, self.logged, self.pages)
+        columns = [one for one in self.pages.columns if f"{one[0]}.{one[1]}" == self.column]
+        if not columns:
+            raise ValueError(f"there is no value in a column {self.column!r}")
+        return in_column(chance, columns)
 
     async def one(self, number: int) -> tuple[Flip, Seen | None, Judged]:
         """The flip of that number, and what came of it."""
@@ -199,13 +207,15 @@ async def run(campaign: Campaign, numbers: Sequence[int], *, keep: Path | None, 
     return totals
 
 
-def run_in_parts(seed: str, flips: int, jobs: int, place: Path, keep: Path | None) -> Totals:
+def run_in_parts(given: argparse.Namespace, place: Path) -> Totals:
     """The campaign on several processors: each process takes every n-th flip."""
+    flips, jobs = given.flips, given.jobs
 
     def part(job: int) -> None:
         folder = place / f"part-{job}"
         folder.mkdir()
-        totals = asyncio.run(run(Campaign(seed, folder), range(job, flips, jobs), keep=keep, shown=job == 0))
+        campaign = Campaign(given.seed, folder, given.column)
+        totals = asyncio.run(run(campaign, range(job, flips, jobs), keep=given.folder, shown=job == 0))
         (place / f"part-{job}.json").write_text(json.dumps(totals.as_json()))
 
     began = time.monotonic()
@@ -242,6 +252,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--flips", type=int, default=1000, help="1000 by default")
     parser.add_argument("--seed", help="of the stores and of where flips fall")
     parser.add_argument("--only", type=int, metavar="FLIP", help="this flip alone, in all detail")
+    parser.add_argument("--column", metavar="TABLE.COLUMN", help="flip bits of the values of this column alone")
     parser.add_argument("--folder", type=Path, help="where the files of flips that show a fault are kept")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON at the end")
     parser.add_argument(
@@ -260,13 +271,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print(f"seed                {options.seed}", flush=True)
         if options.only is not None:
-            return asyncio.run(tell(Campaign(options.seed, place), options.only))
-        totals = run_in_parts(options.seed, options.flips, options.jobs, place, options.folder)
+            return asyncio.run(tell(Campaign(options.seed, place, options.column), options.only))
+        totals = run_in_parts(options, place)
     finally:
         shutil.rmtree(place)
     print(json.dumps({"seed": options.seed, **totals.as_json()}) if options.json else "\n".join(totals.lines()))
     if totals.faults:
-        print(f"to repeat           python -m rigs.flips --seed {options.seed} --only {totals.faults[0][0]}")
+        column = f" --column {options.column}" if options.column else ""
+        print(f"to repeat           python -m rigs.flips --seed {options.seed} --only {totals.faults[0][0]}{column}")
     return 1 if totals.faults else 0
 
 

@@ -47,7 +47,8 @@ class _Temporary(SQLiteStore):
 def _left_in_file(store: ThreadStore) -> list[str]:
     """The tables that still hold something, when all threads are deleted."""
     connection = apsw.Connection(store.location)
-    made = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()}
+    names = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+    made = {str(name) for (name,) in names}
     tables = made & {"turns", "branches", "runs", "journal"}
     found = [table for table in tables if connection.execute(f"SELECT count(*) FROM {table}").get]
     connection.close()

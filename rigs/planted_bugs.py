@@ -280,8 +280,8 @@ _CANCELLATION = (
     _edited(
         "open-pair-sealed",
         "engine/sealing.py",
-        "        self._output.extend(results_for(",
-        '        if status == "completed":\n            self._output.extend(results_for(',
+        "        if calls:\n            self._output.extend(self.effects.closing(",
+        '        if calls and status == "completed":\n            self._output.extend(self.effects.closing(',
         "No run is sealed with an open pair: a turn that is cancelled, or fails, right after the model has called for "
         "a tool is stored with a call that has no result.",
     ),

@@ -51,7 +51,7 @@ from rigs.evidence import (
     Standing,
     read_lines,
 )
-from rigs.fence import FenceLine, FenceVerdict, Given, TurnedAway, judge_fence
+from rigs.fence import FenceLine, FenceVerdict, Given, Rescued, TurnedAway, judge_fence
 from rigs.oracle import Verdict, Violation, judge
 from rigs.processes import aside, serving
 from rigs.stale_plants import PLANTS
@@ -69,7 +69,7 @@ _WEIGHTS = {"ask": 6, "seal": 3, "open": 2, "queue": 2, "takeover": 1, "idle": 0
 _PATIENCE_FOR_A_MOMENT = 1.0
 # How long a pause is, in leases: longer than one; so short that nothing may come of it; longer than anybody may wait.
 _LENGTHS = ((1.3, 2.2),) * 4 + ((0.1, 0.5), (2.6, 3.2), (2.6, 3.2))
-_STUCK = 30.0  # seconds that a turn may take, with all that is done to it
+STUCK = 30.0  # seconds that a turn may take, with all that is done to it
 
 
 class Round(msgspec.Struct):
@@ -219,20 +219,25 @@ def judged(folder: Path) -> Round:
     contents = msgspec.json.decode((folder / CONTENTS).read_bytes(), type=Contents)
     lines: tuple[FenceLine, ...] = read_lines(folder / DIARY, FenceLine)  # type: ignore[arg-type]
     evidence = Evidence(as_told(lines), read_lines(folder / REQUESTS, Request), contents)
-    return Round(judge(evidence, patience=_STUCK), judge_fence(lines, contents, lease=LEASE))
+    return Round(judge(evidence, patience=STUCK), judge_fence(lines, contents, lease=LEASE))
 
 
 def as_told(lines: Sequence[FenceLine]) -> tuple[Line, ...]:
     """The diary as the oracle of all campaigns reads it: to be turned away is to die while the service is asked.
 
     So what was turned away must be in the log, once, as interrupted. Who never had the thread has only died in line.
+    Whoever has gone on with a turn was acknowledged it, under the token that it was begun with.
     """
     given = {line.token for line in lines if isinstance(line, Given)}
+    tokens = {line.turn: line.token for line in lines if isinstance(line, Given) and line.token}
     found: list[Line] = []
     for line in lines:
         if isinstance(line, TurnedAway):
             moment = "ask" if line.token in given else "open"
             found.append(Died(line.worker, line.at, (Standing(line.talker, line.token, line.thread, moment),)))
+        elif isinstance(line, Rescued):
+            token = tokens.get(line.turn, "")
+            found.append(Acked(line.worker, line.at, line.thread, token, line.turn, line.answer))
         elif isinstance(line, Asks | Acked | Moves | Moved | Failed | Died | Stalled):
             found.append(line)
     return tuple(found)

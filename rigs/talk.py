@@ -1,8 +1,9 @@
 """Talk: what is said in a campaign. Everything follows from a token, so every side can tell what must stand where.
 
-A token is unique in its campaign and names its origin and size: "r3.w12.k0.n7.s4000". The text begins with it, the
-answer is a function of the text and of how many messages the service was told; so an answer that stands under the
-wrong question, or was given to the wrong history, is found.
+A token is unique in its campaign and names its origin and size: "r3.w12.k0.n7.s4000". The text begins with it, and a
+long one says it again and again, so that no page of a file holds a part of it without its token. The answer is a
+function of the text and of how many messages the service was told; so an answer that stands under the wrong question,
+or was given to the wrong history, is found.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 MODEL = "rigs-1"
 PIECES = 6
 
-_FILLER = "all work and no play makes a dull boy, says the log; "
+_FILLER = "all work and no play makes a dull boy, says {}; "
 
 
 def token_of(*, round_: int, worker: int, talker: int, number: int, size: int) -> str:
@@ -23,7 +24,8 @@ def token_of(*, round_: int, worker: int, talker: int, number: int, size: int) -
 def text_of(token: str) -> str:
     """What is said under a token."""
     size = int(token.rpartition(".s")[2])
-    return token if not size else f"{token} {(_FILLER * (size // len(_FILLER) + 1))[:size]}"
+    filler = _FILLER.format(token)
+    return token if not size else f"{token} {(filler * (size // len(filler) + 1))[:size]}"
 
 
 def token_in(text: str) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Literal
 
 import pytest
 from talking import WORDS_WITHOUT_END, answered, calling, pairs, roles, said
 
-from holdfast import ChatAgent, Limits, OpenAIChatClient, ToolCallUpdate
+from holdfast import ChatAgent, Limits, OpenAIChatClient, ToolCallUpdate, ToolContext
 
 both = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 ROUNDS = 10
@@ -75,3 +76,27 @@ async def test_a_call_that_is_cut_off_was_never_made(agent: ChatAgent, stream: b
     assert (response.status, response.finish_reason, response.messages) == ("completed", "length", ())
     assert (await said(agent, "hello?", thread, stream=stream, extra=WORDS_WITHOUT_END)).text
     assert roles(await thread.messages()) == ["user", "user", "assistant"]
+
+
+@both
+async def test_a_function_that_is_there_is_called(client: OpenAIChatClient, stream: bool) -> None:
+    asked: list[str] = []
+
+    def get_weather(city: Literal["Paris", "Oslo"], ctx: ToolContext[str]) -> str:
+        """The weather in a city."""
+        asked.append(f"{city} for {ctx.deps}")
+        return f"It is sunny in {city}."
+
+    bias = {"logit_bias": calling()["logit_bias"]}
+    agent = client.create_agent(tools=[get_weather], tool_choice="required", parallel_tool_calls=False)
+    thread = agent.get_new_thread()
+    options = {"max_tokens": 100, "extra": bias, "limits": Limits(rounds=2), "deps": "Ada"}
+    response = await said(agent, "hello", thread, stream=stream, **options)
+    (first, result), *others = pairs(response.messages)
+    city = json.loads(first.arguments)["city"]
+    assert (first.name, result.result, result.is_error) == ("get_weather", f"It is sunny in {city}.", False)
+    assert asked[0] == f"{city} for Ada"
+    # At the limit the model is told so, and asked once more without tools.
+    assert "limit of tool calls" in others[0][1].result
+    assert len(asked) == 1
+    assert (await said(agent, "hello?", thread, stream=stream, tool_choice="none", extra=WORDS_WITHOUT_END)).text

@@ -206,6 +206,18 @@ def test_bytes_of_a_deleted_thread_are_found() -> None:
     assert [violation.kind for violation in remains(lines, left, b"..." + token(2).encode())] == ["deleted bytes left"]
 
 
+def test_what_becomes_of_a_turn_that_is_gone_on_with() -> None:
+    left, on = (Began(token(1), 1.0, "say", "a"), Heard(token(1), 1.1)), Began(token(2), 2.0, "resume", "a")
+
+    def found(*lines: AnyLine) -> set[str]:
+        return {history[-1][1] for history in possible(outcomes((*left, *lines)))["a"] if history}
+
+    assert found(on) == {"interrupted", "completed"}
+    assert found(on, Told(token(2), 2.1, "turn-1")) == {"interrupted", "completed"}
+    refused = Refused(token(2), 2.1, "StoreUnavailableError", ("HoldfastError",), "The disk failed.")
+    assert found(on, refused) == {"interrupted", "completed", "failed", "cancelled"}
+
+
 def test_what_may_have_become_of_a_turn_depends_on_how_far_it_came() -> None:
     name = token(1)
     began, heard, answered = Began(name, 1.0, "say", "a"), Heard(name, 1.1), Answered(name, 1.2)

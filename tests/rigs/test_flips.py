@@ -14,12 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the rigs stand beside the library, not in it
 
 from rigs.flip_looks import Asked, Refused, Seen, judge  # noqa: E402
+from rigs.flip_places import map_of  # noqa: E402
 from rigs.flips import Campaign  # noqa: E402
 
 from holdfast import SQLiteStore  # noqa: E402
@@ -170,3 +172,29 @@ def test_a_thread_that_is_missing_from_a_listing_must_be_told_by_somebody() -> N
 def test_an_error_that_is_not_the_librarys_own_is_a_fault() -> None:
     seen = Seen(NOTED, {**WRITTEN, "thread /a": Refused("TypeError: no", False)}, ["no way"])
     assert judge(seen, [WRITTEN], Asked([])).faults == ("unclear error: TypeError: no", "no way on: no way")
+
+
+# --- columns -------------------------------------------------------------------------------------------------------
+
+
+def test_the_values_of_columns_stand_where_they_are_said_to_stand(tmp_path: Path) -> None:
+    path = tmp_path / "t.db"
+    connection = apsw.Connection(str(path))
+    connection.execute("PRAGMA page_size=512")
+    connection.execute("CREATE TABLE t (a TEXT, b INTEGER, c BLOB, d TEXT, e REAL)")
+    connection.execute("CREATE TABLE u (a TEXT, b TEXT, c TEXT, PRIMARY KEY (c, a)) WITHOUT ROWID")
+    for n in range(40):
+        connection.execute("INSERT INTO t VALUES (?, ?, ?, ?, 1.5)", (f"name {n}", 7**n % 2**60, b"x" * 13 * n, "ok"))
+        connection.execute("INSERT INTO u VALUES (?, ?, ?)", (f"a{n}", f"b{n}", f"c{n}"))
+    connection.close()
+    data = path.read_bytes()
+    found = {
+        f"{table}.{name}": [data[at : at + size] for at, size in spans] for table, name, spans in map_of(path).columns
+    }
+    assert sorted(found["t.a"]) == sorted(f"name {n}".encode() for n in range(40))
+    assert {int.from_bytes(value, "big") for value in found["t.b"]} == {7**n % 2**60 for n in range(40)} - {1}
+    assert set(map(len, found["t.c"])) <= {13 * n for n in range(1, 40)}
+    assert len(found["t.c"]) > 25  # but for those that go on on another page
+    assert set(found["t.d"]) == {b"ok"}
+    for name in "abc":
+        assert sorted(found[f"u.{name}"]) == sorted(f"{name}{n}".encode() for n in range(40))

@@ -86,6 +86,7 @@ class Database:
         self._looked = 0.0
         self._commits = 0
         self._checkpoint_asked = False
+        self._reads_badly = False  # the reading connection is to be opened anew
         self._closed = False
 
     # --- work --------------------------------------------------------------------------------------------------
@@ -142,6 +143,8 @@ class Database:
         Sees all that was acknowledged, and, however often it asks, all things as they were at one moment.
         """
         with self._read_lock:
+            if self._reads_badly:
+                self._drop_reader()
             try:
                 now = time.perf_counter()
                 if now - self._looked > LOOK_SECONDS and self._file is not None:
@@ -153,6 +156,8 @@ class Database:
                 finally:
                     roll_back(connection)
             except Exception as error:
+                if isinstance(error, _OF_THE_DISK):
+                    self._drop_reader()
                 raise translated(error, self.path) from error
 
     def flush_log(self) -> Handed[None]:
@@ -225,15 +230,38 @@ class Database:
             connection.execute("COMMIT")
         except BaseException as error:
             roll_back(connection)
-            if isinstance(error, apsw.ReadOnlyError):
-                # What SQLite cannot open for writing at some moment it opens for reading, for good: open it anew.
+            if isinstance(error, _OF_THE_DISK):
                 self._writer = None
-                connection.close()
+                _close(connection)
+                self._open_all_anew()
             raise
         self._commits += 1
         if durable:
             self._commit_seconds += (time.perf_counter() - began - self._commit_seconds) / 8
         return value
+
+    def _open_all_anew(self) -> None:
+        """The disk has failed: let all connections be opened anew.
+
+        What SQLite cannot open for writing at some moment it opens for reading, and what connections of one process
+        share (the log's index) stays so for as long as one of them is open.
+        """
+        self._reads_badly = True
+        if self._read_lock.acquire(blocking=False):  # else it is dropped before the next look-up
+            try:
+                self._drop_reader()
+            finally:
+                self._read_lock.release()
+        if self._checkpointer is not None:
+            self._call_in_writer(self._drop_checkpointer)
+
+    def _drop_reader(self) -> None:
+        reader, self._reader, self._reads_badly = self._reader, None, False
+        _close(reader)
+
+    def _drop_checkpointer(self) -> None:
+        checkpointer, self._checkpointer = self._checkpointer, None
+        _close(checkpointer)
 
     # --- the writer's thread -----------------------------------------------------------------------------------
 
@@ -320,9 +348,8 @@ class Database:
         try:
             self._checkpoints().execute(f"PRAGMA wal_checkpoint({mode})")
         except apsw.Error as error:
-            if self._checkpointer is not None and not isinstance(error, apsw.BusyError):
-                self._checkpointer.close()
-                self._checkpointer = None  # to be opened anew, as in `_transaction`
+            if not isinstance(error, apsw.BusyError):
+                self._drop_checkpointer()
             raise
 
     # --- connections -------------------------------------------------------------------------------------------
@@ -353,6 +380,16 @@ class Database:
             self._checkpointer = connect(self.path, busy_ms=0)
             self._checkpointer.execute("PRAGMA synchronous=FULL")
         return self._checkpointer
+
+
+# What SQLite raises if it could not open, read or write a file.
+_OF_THE_DISK = (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError)
+
+
+def _close(connection: apsw.Connection | None) -> None:
+    if connection is not None:
+        with contextlib.suppress(apsw.Error):  # it failed already
+            connection.close()
 
 
 class _GoesToWriter(Exception):
