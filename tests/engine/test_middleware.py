@@ -13,8 +13,10 @@ from holdfast import (
     BadRequestError,
     ChatMessage,
     InvalidInputError,
+    Limits,
     ModelCallContext,
     RunContext,
+    RunTimeoutError,
     ServiceUnavailableError,
     ThreadStore,
     ToolCallContext,
@@ -144,6 +146,41 @@ async def test_what_it_makes_of_an_answer_is_recorded(store: ThreadStore) -> Non
     assert (await agent.run("x", thread=thread)).text == "The code is ****."
     await agent.run("y", thread=thread)
     assert client.said()[1] == ("assistant", "The code is ****.")
+
+
+async def test_it_is_told_how_the_run_ended(store: ThreadStore) -> None:
+    seen = []
+
+    async def watches(context: RunContext, call_next: Any) -> Any:
+        try:
+            response = await call_next(context)
+        except Exception as error:
+            seen.append(type(error).__name__)
+            raise
+        seen.append(response.status)
+        return response
+
+    @tool(approval=True)
+    def pay(amount: int) -> str:
+        return "paid"
+
+    client = ScriptedChatClient("one", calling(("pay", {"amount": 1})), ["half", asyncio.Event().wait])
+    agent = client.create_agent(middleware=[watches], tools=[pay], thread_store=store)
+    await agent.run("x")
+    await agent.run("x")
+    with pytest.raises(RunTimeoutError):
+        await agent.run("x", timeout=0.05)
+    assert seen == ["completed", "waiting", "RunTimeoutError"]
+
+
+async def test_the_limit_of_calls_holds_within_it(store: ThreadStore) -> None:
+    async def watches(context: ModelCallContext, call_next: Any) -> Any:
+        return await call_next(context)
+
+    client = ScriptedChatClient(calling(("get_weather", {"city": "Rome"})), "enough")
+    agent = client.create_agent(tools=[get_weather], middleware=[watches], limits=Limits(tool_calls=1))
+    await agent.run("x")
+    assert [request.get("tool_choice") for request in client.requests] == [None, "none"]
 
 
 async def test_another_question_after_one_that_failed(store: ThreadStore) -> None:

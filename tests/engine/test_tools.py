@@ -268,6 +268,15 @@ async def test_a_model_that_calls_although_it_may_not_comes_to_an_end(store: Thr
     assert ["limit" in text for _, text, _ in results(response.messages)] == [False, False, True, True]
 
 
+async def test_a_call_that_is_forced_is_forced_once(store: ThreadStore) -> None:
+    for choice in ("required", "get_weather"):
+        client = ScriptedChatClient(calling(("get_weather", {"city": "x"})), "ok")
+        agent = client.create_agent(tools=[get_weather], tool_choice=choice, thread_store=store)
+        await agent.run("x", thread=agent.get_new_thread())
+        forced = choice if choice == "required" else {"type": "function", "function": {"name": choice}}
+        assert [request["tool_choice"] for request in client.requests] == [forced, "auto"]
+
+
 # --- what is on disk, and when -------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from holdfast.engine.runs import TurnRun
 from holdfast.engine.specs import InputFrom, RunSpec
 from holdfast.engine.streams import AgentRunStream
 from holdfast.engine.sync import run_sync
+from holdfast.engine.telemetry import watched
 from holdfast.engine.threads import AgentThread, thread_from_state
 from holdfast.engine.toolkits import NO_TOOLS, Callee, answer_shape, toolkit
 from holdfast.ports.clients import ChatClient, ChatOptions
@@ -43,10 +44,11 @@ class AgentOptions(TypedDict, total=False):
     whoever reads or awaits it goes away: "cancel" (default) or "continue". `limits` bound what a run takes.
 
     `tools` are what the model may call: functions, or what `tool`, `as_tool` and others made of something; a run's come
-    on top of its agent's, and take the place of those of the same name. `tool_choice` is "auto", "none", "required" or
-    the name of a tool. `response_format` is a type (a pydantic model, a dataclass, ...) or a JSON Schema; the answer in
-    that form is the response's `.value`. `middleware` is put around runs, questions and tool calls, a run's inside its
-    agent's; `context_providers` add to what each turn is told. The rest goes to the model: see `ChatOptions`.
+    on top of its agent's, and take the place of those of the same name. `tool_choice` is "auto", "none", or, for the
+    first question of a run, "required" or the name of a tool. `response_format` is a type (a pydantic model, a
+    dataclass, ...) or a JSON Schema; the answer in that form is the response's `.value`. `middleware` is put around
+    runs, questions and tool calls, a run's inside its agent's; `context_providers` add to what each turn is told. The
+    rest goes to the model: see `ChatOptions`.
     """
 
     model: str | None
@@ -287,6 +289,9 @@ class ChatAgent:
         if options:
             settings, chosen = _checked_options(options, settings, chosen)
         after = settings.get("after")
+        within = settings.get("middleware", NOTHING_AROUND)
+        if "opentelemetry.trace" in sys.modules:
+            within = watched(within)
         spec = RunSpec(
             self._client,
             thread,
@@ -308,7 +313,7 @@ class ChatAgent:
             settings.get("deps"),
             answers,
             settings.get("response_format"),
-            settings.get("middleware", NOTHING_AROUND),
+            within,
             settings.get("context_providers", ()),
             self._id,
         )

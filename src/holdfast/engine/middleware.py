@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from holdfast.conversation.errors import InvalidInputError
 from holdfast.conversation.messages import ChatMessage
-from holdfast.conversation.updates import AgentRunResponseUpdate
+from holdfast.conversation.updates import AgentRunResponseUpdate, Usage
 from holdfast.ports.clients import ChatOptions
 from holdfast.ports.tools import ToolContext
 
@@ -57,6 +57,9 @@ class RunContext:
         deps: Any,
         stream: bool,
         history: Callable[[], Awaitable[list[ChatMessage]]],
+        agent_id: str = "",
+        model: str | None = None,
+        address: str | None = None,
     ) -> None:
         self.agent = agent
         self.service = service
@@ -69,6 +72,10 @@ class RunContext:
         self.stream = stream
         self.state: dict[str, Any] = {}
         self.history = history
+        self.agent_id = agent_id
+        # The client's own model, and where it asks, if it says so.
+        self.model = model
+        self.address = address
 
 
 class ModelCallContext:
@@ -87,7 +94,10 @@ class ModelCallContext:
         # What the answer said of itself; set when call_next has returned.
         self.finish_reason: str | None = None
         self.model: str | None = None
-        self.usage: Any = None
+        self.response_id: str | None = None
+        self.usage: Usage | None = None
+        # How long its first update took to come.
+        self.seconds_to_first: float | None = None
 
 
 class ToolCallContext:

@@ -18,9 +18,12 @@ from holdfast.engine.acting import Acting
 from holdfast.engine.middleware import RunContext
 from holdfast.engine.telling import Told
 from holdfast.engine.toolkits import Toolkit
+from holdfast.ports.clients import ChatOptions
 
 # How often a model is asked to mend an answer that is not of the form that was asked for.
 REPAIRS = 1
+# The choices of tools that force no call.
+FREE = (None, "auto", "none")
 
 
 class Rounds(Told):
@@ -141,10 +144,17 @@ class Rounds(Told):
             return True
         return False
 
-    def _last_tail(self) -> bytes:
-        """The tail of the question that is asked without tools."""
+    def _tail_for(self, options: ChatOptions) -> bytes:
+        """The tail of a question with these options.
+
+        A call is forced in the first question of a run alone, or a model might call for ever. The last one is asked
+        without tools, whatever the options say.
+        """
         spec, codec = self.spec, self.spec.client.codec
-        options = replace(self.options, tool_choice="none")
+        if self._is_last:
+            options = replace(options, tool_choice="none")
+        elif self._rounds and options.tool_choice not in FREE:
+            options = replace(options, tool_choice="auto")
         return codec.tail(options, stream=spec.stream, tools=self.kit.encoded(codec))
 
     async def _look_back(self, fits: Callable[[ChatMessage], bool]) -> ChatMessage | None:

@@ -29,7 +29,7 @@ from holdfast.engine.journals import JOURNAL_SECONDS
 from holdfast.engine.leases import INSIDE, Wish, acquire
 from holdfast.engine.middleware import ModelCallContext, RunContext
 from holdfast.engine.providers import Provided, gathered
-from holdfast.engine.rounds import Rounds
+from holdfast.engine.rounds import FREE, Rounds
 from holdfast.engine.specs import RunSpec
 from holdfast.engine.telling import Told, write_down
 from holdfast.ports.clients import ChatClient, ChatRequest
@@ -114,7 +114,7 @@ class TurnRun(Rounds):
         self.spec = spec
         self.turn_id = spec.runtime.new_id("turn")
         self._input = spec.input
-        self._said = self._opening = self._told = history.encode(codec, spec.input)
+        self._said = self._opening = self._told = b"".join([codec.message(message) for message in spec.input])
         if not self._said and spec.input_from == "caller":
             raise InvalidInputError(f"Nothing in the input can be told to {spec.client.service}; pass some text.")
         self.options, self.instructions = spec.options, spec.instructions
@@ -206,10 +206,11 @@ class TurnRun(Rounds):
         if self._encoded is None:
             assert self._opened is not None
             self._encoded = await history.conversation(spec.thread.store, codec, self.instructions, self._opened.head)
-        told, tail, options = self._told, self._last_tail() if self._is_last else self._tail, self.options
+        told, tail, options = self._told, self._tail, self.options
         if changed is not None:
             told, options = history.encode(codec, changed.messages), changed.options
-            tail = codec.tail(options, stream=spec.stream, tools=self.kit.encoded(codec))
+        if changed is not None or self._is_last or (self._rounds and options.tool_choice not in FREE):
+            tail = self._tail_for(options)
         body = self._encoded.body(told, tail)
         self._rounds += 1
         self._exchange = _Exchange(spec.client, ChatRequest(body, options, spec.stream), self.heard)
@@ -289,6 +290,9 @@ class TurnRun(Rounds):
                 deps=spec.deps,
                 stream=spec.stream,
                 history=self._history,
+                agent_id=spec.agent_id,
+                model=getattr(spec.client, "model", None),
+                address=getattr(spec.client, "address", None),
             )
         return self._surroundings
 
@@ -311,6 +315,7 @@ class TurnRun(Rounds):
         answer = self._answer
         if answer is not None:
             asked.finish_reason, asked.model, asked.usage = answer.finish_reason, answer.model, answer.usage
+            asked.response_id = answer.response_id
         return self._output[-1] if len(self._output) > self._answered_from else None
 
     def answers_with(self, message: ChatMessage) -> None:

@@ -7,8 +7,10 @@ let through.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from typing import Any, TypeAlias
+
+from msgspec.structs import replace
 
 from holdfast.conversation.cursors import updates_of
 from holdfast.conversation.errors import InvalidInputError
@@ -32,10 +34,11 @@ async def surrounded(run: TurnRun, rounds: Callable[[TurnRun], Steps]) -> None:
             raise RuntimeError("call_next was called twice around a run: a turn is made once.")
         was_called = True
         run.takes(context)
-        async with aclosing(rounds(run)) as steps:
-            async for updates in steps:
-                await hand_on(updates)
-        return run.response()
+        with _explained(run):
+            async with aclosing(rounds(run)) as steps:
+                async for updates in steps:
+                    await hand_on(updates)
+        return replace(run.response(), status=run.status or "completed")
 
     result = await chained(run.spec.around.run, innermost)(context)
     if not was_called:
@@ -52,9 +55,13 @@ async def asked(run: TurnRun) -> None:
         nonlocal answer, is_answered
         if is_answered:
             raise RuntimeError("call_next was called again after it had answered: a question is asked once.")
-        await run.ask(context)
-        while (updates := await run.next_updates()) is not None:
-            await hand_on(updates)
+        with _explained(run):
+            await run.ask(context)
+            began = run.spec.runtime.monotonic()
+            while (updates := await run.next_updates()) is not None:
+                if context.seconds_to_first is None:
+                    context.seconds_to_first = run.spec.runtime.monotonic() - began
+                await hand_on(updates)
         is_answered, answer = True, run.answer_to(context)
         return answer
 
@@ -63,6 +70,18 @@ async def asked(run: TurnRun) -> None:
         await _say(run, _message(result, "a question to the model"))
     elif result is not answer:
         run.answers_with(_message(result, "a question to the model"))
+
+
+@contextmanager
+def _explained(run: TurnRun) -> Iterator[None]:
+    """What is raised in here reaches middleware as it would reach whoever called the run."""
+    try:
+        yield
+    except Exception as error:
+        told = run.explained(error)
+        if told is error:
+            raise
+        raise told from None
 
 
 async def _say(run: TurnRun, message: ChatMessage) -> None:
