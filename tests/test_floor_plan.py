@@ -40,6 +40,8 @@ LAZY = {
     "settings",  # environment and URLs -> objects
     "clients.openai_chat",  # from a client to the transport, which brings the HTTP library in
     "engine.toolkits",  # Python functions as tools, which bring pydantic in
+    "engine.telemetry",  # spans and measurements, which bring OpenTelemetry's interface in
+    "tools.mcp_extra",  # what needs the mcp package, which is an extra
     "engine.threads",  # the store of a thread that was given none
     "cli.main",  # a command's module is imported when the command is chosen
     "stores.sqlite_db",  # ctypes, in a forked child alone
@@ -55,6 +57,12 @@ DOORS = {
     "pydantic": {"tools."},
     "pydantic_core": {"tools."},  # comes with pydantic, and is in its interface
     "griffe": {"tools."},
+    "mcp": {"tools.mcp_"},
+    "mcp_types": {"tools.mcp_"},  # comes with mcp, and is in its interface
+    "anyio": {"tools.mcp_serving"},  # the same
+    "httpx2": {"tools.mcp_links"},  # the same
+    "uvicorn": {"tools.mcp_serving"},  # the same
+    "opentelemetry": {"engine.spans"},
     "hypothesis": {"testing.state_machine"},
     "pytest": {"testing.contracts"},
 }

@@ -7,6 +7,8 @@ from collections.abc import Awaitable
 from pathlib import Path
 from types import FrameType
 
+import pytest
+
 import holdfast
 from holdfast import OpenAIChatClient, SQLiteStore
 from holdfast.testing.openai_chat import ChatCompletionsStandIn
@@ -37,7 +39,9 @@ async def way_of(running: Awaitable[object]) -> list[tuple[str, str]]:
     return list(seen) if sent else []
 
 
-async def test_from_the_call_to_the_wire(sqlite: SQLiteStore) -> None:
+async def test_from_the_call_to_the_wire(sqlite: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The path of a program that knows nothing of OpenTelemetry, whatever other tests have imported.
+    monkeypatch.delitem(sys.modules, "opentelemetry.trace", raising=False)
     with ChatCompletionsStandIn() as service:
         client = OpenAIChatClient("gpt-4o-mini", base_url=service.base_url, api_key="key")
         agent = client.create_agent("Be brief.", thread_store=sqlite)

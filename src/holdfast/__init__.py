@@ -130,6 +130,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "FunctionTool",
         "tool",
     ),
+    "holdfast.tools.mcp": ("MCPServer",),
     "holdfast.engine.middleware": (
         "ModelCallContext",
         "RunContext",
@@ -235,6 +236,7 @@ if TYPE_CHECKING:
     from holdfast.stores.sqlite import SQLiteStore as SQLiteStore
     from holdfast.tools.functions import FunctionTool as FunctionTool
     from holdfast.tools.functions import tool as tool
+    from holdfast.tools.mcp import MCPServer as MCPServer
 
 __all__ = sorted(_HOME_OF)  # a test compares it with what can be imported
 

@@ -74,7 +74,7 @@ def test_markdown_is_a_transcript(export):
         "**assistant**",
         '> [calls weather {"city": "Oslo"}]',
         "**tool**",
-        "> [result of call_1: rain]",
+        "> [result of weather: rain]",
     ]
     assert parts[6:8] == [
         r"**\*\*Skald\*\***",

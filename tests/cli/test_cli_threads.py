@@ -105,7 +105,7 @@ async def test_a_conversation(holdfast, tmp_path):
         "instructions: Be brief.",
         f"you: What is this?[image data:image/png;base64,{'A' * 58}…]",
         'assistant: [calls weather {"city": "Oslo"}]',
-        "tool: [result of call_1: rain]",
+        "tool: [result of weather: rain]",
         "Skald: Rain,␛[5m I think.",
     ]
     assert second.splitlines()[1:] == ["you: Thanks."]

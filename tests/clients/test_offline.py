@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from holdfast.clients.offline import MODEL, OfflineChatClient, OfflineCodec
 from holdfast.clients.offline_partner import rules as offline_rules
+from holdfast.clients.offline_partner.calls import Offered, Wishes, calls_for
 from holdfast.clients.offline_partner.jokes import JOKES, TOPICS, VOICE_NAMES, VOICES, Voice, begun_in, found_in, tell
-from holdfast.clients.offline_partner.replies import Said
+from holdfast.clients.offline_partner.sent import Said
 from holdfast.clients.offline_partner.words import name_in
 from holdfast.conversation.errors import BadRequestError, ConfigurationError, InvalidInputError
 from holdfast.conversation.messages import (
@@ -29,8 +30,9 @@ from holdfast.conversation.messages import (
     assembled,
 )
 from holdfast.conversation.updates import AgentRunResponseUpdate, Answer, FinishUpdate, UsageUpdate
-from holdfast.ports.clients import ChatClient, ChatOptions, ChatRequest
+from holdfast.ports.clients import AnswerFormat, ChatClient, ChatOptions, ChatRequest
 from holdfast.ports.runtime import SystemRuntime
+from holdfast.ports.tools import ToolSpec
 
 PIRATE = "Tell me a joke about a pirate."
 ROBOT = "Tell me a joke about a robot."
@@ -324,13 +326,16 @@ async def test_images_and_files_are_mentioned_but_not_looked_at():
     assert "you showed me 1 image" in (await answered(earlier)).text
 
 
-async def test_tool_results_are_counted():
+async def test_results_are_told_by_the_names_of_their_tools():
     messages = [
-        user("Use the tool"),
-        ChatMessage("assistant", [ToolCallContent("1", "look")]),
-        ChatMessage("tool", [ToolResultContent("1", "found")]),
+        user("Use the tools"),
+        ChatMessage("assistant", [ToolCallContent("1", "look"), ToolCallContent("2", "listen")]),
+        ChatMessage("tool", [ToolResultContent("1", "found\x1b[31m")]),
+        ChatMessage("tool", [ToolResultContent("2", "too loud", is_error=True)]),
     ]
-    assert "I was sent 1 tool result" in (await answered(messages)).text
+    assert (await answered(messages)).text == "look says: “found [31m”\nlisten did not work: “too loud”"
+    messages += [assistant("So it is."), user("What did I say before?")]
+    assert "“Use the tools”" in (await answered(messages)).text
 
 
 async def test_several_messages_of_the_user_in_a_row():
@@ -401,11 +406,211 @@ def test_codec_tells_what_is_beside_the_words():
         "text": "ab",
         "images": 1,
         "files": ["f.txt"],
-        "calls": ["look"],
-        "results": 1,
+        "calls": [{"id": "1", "name": "look"}],
+        "results": [{"id": "1", "text": "secret"}],
     }
     assert codec.message(assembled("assistant", (ReasoningContent("x"),))) == b""
     assert codec.head(None) == b""
+
+
+# --- tools ------------------------------------------------------------------------------------------------------
+
+WEATHER = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "days": {"type": "integer", "default": 1},
+        "unit": {"enum": ["celsius", "fahrenheit"]},
+    },
+    "required": ["city"],
+}
+PAY = {
+    "type": "object",
+    "properties": {"amount": {"type": "number"}, "to": {"$ref": "#/$defs/Who"}, "note": {"type": ["string", "null"]}},
+    "required": ["amount", "to", "note"],
+    "$defs": {"Who": {"type": "string"}},
+}
+TREE = {
+    "type": "object",
+    "properties": {"left": {"$ref": "#"}, "right": {"$ref": "#"}, "tags": {"type": "array", "items": {}}},
+    "required": ["left", "right", "tags"],
+}
+OFFERED = (
+    Offered("get_weather", WEATHER),
+    Offered("pay", PAY),
+    Offered("wait", {"type": "object", "properties": {"hours": {"type": "integer"}}, "required": ["hours"]}),
+    Offered("plant", TREE),
+    Offered("look"),
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "called"),
+    [
+        ("use get_weather with city Paris", [("get_weather", {"city": "Paris"})]),
+        ("get_weather city=Paris, days=3", [("get_weather", {"city": "Paris", "days": 3})]),
+        ("get_weather days 3 city is New York.", [("get_weather", {"city": "New York", "days": 3})]),
+        ('For days: 2 and city: "Rio, Brazil" use Get_Weather!', [("get_weather", {"city": "Rio, Brazil", "days": 2})]),
+        ("get_weather in fahrenheit city Rome", [("get_weather", {"city": "Rome", "unit": "fahrenheit"})]),
+        ("get_weather for Paris please", [("get_weather", {"city": "Paris"})]),
+        ("get_weather of 'San José', days soon", [("get_weather", {"city": "San José"})]),
+        (
+            "Use get_weather for Paris and get_weather in Rome, then look.",
+            [("get_weather", {"city": "Paris"}), ("get_weather", {"city": "Rome"}), ("look", {})],
+        ),
+        ("pay 5.5 to Ada", [("pay", {"amount": 5.5, "to": "Ada", "note": None})]),
+        ("wait 3 please", [("wait", {"hours": 3})]),
+        ('Here: ```{"hours": "no"}``` for wait', [("wait", {"hours": "no"})]),
+        ('wait {no json} but {"hours": 2, "why": {"a": [1]}}', [("wait", {"hours": 2, "why": {"a": [1]}})]),
+        ("`look`", [("look", {})]),
+        ("overlook, looking, get_weather_now and outlook", []),
+        ("What is the weather?", []),
+    ],
+)
+def test_a_tool_that_is_named_is_called(said, called):
+    assert [(call.name, json.loads(call.arguments)) for call in calls_for(said, Wishes(OFFERED))] == called
+
+
+def test_json_is_handed_on_as_it_is_written():
+    (call,) = calls_for('look {"a" :1,  "a": 2.50}', Wishes(OFFERED))
+    assert call.arguments == '{"a" :1,  "a": 2.50}'
+
+
+async def answer_with(text, *, stream=False, results=(), **options):
+    """The answer to a message of a client that is offered tools."""
+    specs = [ToolSpec(tool.name, "", tool.parameters) for tool in OFFERED]
+    body = bytearray(CLIENT.codec.message(user(text)))
+    for message in results:
+        body += CLIENT.codec.message(message)
+    chosen = ChatOptions(**options)
+    body[-1:] = CLIENT.codec.tail(chosen, stream=stream, tools=CLIENT.codec.tools(specs))
+    batches = [batch async for batch in CLIENT.ask(ChatRequest(body, chosen, stream))]
+    answer = Answer()
+    for batch in batches:
+        answer.add(batch)
+    return answer
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_calls_come_as_pieces_of_one_answer(stream):
+    answer = await answer_with('look and wait {"hours": 2}', stream=stream)
+    message = answer.message(str)
+    assert message is not None
+    assert [(call.name, call.arguments) for call in message.tool_calls] == [("look", "{}"), ("wait", '{"hours": 2}')]
+    assert len({call.call_id for call in message.tool_calls}) == 2
+    assert all(0 < len(call.call_id) <= 40 for call in message.tool_calls)
+    assert (message.text, answer.finish_reason) == ("", "tool_calls")
+
+
+async def said_with(text, **options):
+    message = (await answer_with(text, **options)).message(str)
+    return message.text, [(call.name, json.loads(call.arguments)) for call in message.tool_calls]
+
+
+async def test_what_is_not_clear_is_asked_for():
+    assert await said_with("get_weather") == (
+        "To call get_weather I need its city: say “use get_weather with city Paris”.",
+        [],
+    )
+    told, called = await said_with("pay")
+    assert "amount and to: say “use pay with amount 5 and to something”" in told
+    told, called = await said_with("What is the weather?")
+    assert "I can call get_weather, pay, wait, plant and look: say “use get_weather with city Paris”." in told
+    told, called = await said_with("plant")
+    assert "plant {" in told
+    assert called == []
+
+
+async def test_tool_choice_counts():
+    assert (await said_with("look", tool_choice="none"))[1] == []
+    assert (await said_with("hello", tool_choice="required"))[1] == [("get_weather", {"city": "hello"})]
+    assert (await said_with("get_weather and look", tool_choice="look"))[1] == [("look", {})]
+    assert (await said_with("soon", tool_choice="wait"))[1] == [("wait", {"hours": 0})]
+    assert (await said_with("look, wait 3", parallel_tool_calls=False))[1] == [("look", {})]
+
+
+async def test_results_are_answered_in_words_whatever_the_choice_is():
+    results = [
+        ChatMessage("assistant", [ToolCallContent("1", "look")]),
+        ChatMessage("tool", [ToolResultContent("1", "a ship")]),
+    ]
+    for choice in (None, "required", "look", "none"):
+        assert await said_with("look", results=results, tool_choice=choice) == ("look says: “a ship”", [])
+
+
+FORM = {
+    "type": "object",
+    "properties": {
+        "title": {"type": "string", "maxLength": 12},
+        "year": {"type": "integer", "minimum": 1900},
+        "mood": {"enum": ["sad", "merry"]},
+        "ok": {"type": "boolean"},
+        "by": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+        "tags": {"type": "array", "items": {"$ref": "#/$defs/Tag"}},
+        "note": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "left": {"type": "string"},
+    },
+    "required": ["title", "year", "mood", "ok", "by", "tags", "note"],
+    "$defs": {"Tag": {"type": "string"}},
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_in_a_form_is_made_of_the_words_of_the_message(stream):
+    text, _ = await said_with(
+        'A merry film: title "Jaws" and name Steven, ok yes.', answer_format=AnswerFormat("film", FORM), stream=stream
+    )
+    assert json.loads(text) == {
+        "title": "Jaws",
+        "year": 1900,
+        "mood": "merry",
+        "ok": True,
+        "by": {"name": "Steven"},
+        "tags": ["Jaws"],
+        "note": None,
+    }
+
+
+async def test_a_form_that_holds_itself_comes_to_an_end():
+    wide = {f"p{number}": {"$ref": "#"} for number in range(30)}
+    schema = {"type": "object", "properties": wide, "required": list(wide)}
+    for form in (TREE, schema):
+        assert isinstance(json.loads((await said_with("hm", answer_format=AnswerFormat("f", form)))[0]), dict)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["string", "null", "#", "#/$defs/a", "a", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["type", "properties", "required", "items", "enum", "anyOf", "$ref", "$defs", "a", ""]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.text(max_size=40) | st.sampled_from(["a a 1 {", 'look a "b" a=3', 'a {"a": 1}']),
+    st.lists(
+        st.builds(
+            Offered,
+            st.sampled_from(["a", "look", "", "s"]),
+            st.dictionaries(st.text(), JSON) | JSON.filter(lambda value: isinstance(value, dict)),
+        ),
+        max_size=3,
+    ).map(tuple),
+    st.sampled_from([None, "none", "required", "a", "nobody"]),
+    st.none() | st.builds(AnswerFormat, st.just("f"), JSON.filter(lambda value: isinstance(value, dict))),
+)
+def test_any_schema_gets_an_answer(text, tools, choice, form):
+    spoken = offline_rules.answer(None, [Said("user", text)], Wishes(tools, choice, None, form))
+    assert spoken.text or spoken.calls
+    for call in spoken.calls:
+        assert isinstance(json.loads(call.arguments), dict)
 
 
 def test_options_are_told_and_what_cannot_be_written_is_refused():
@@ -481,6 +686,9 @@ HUGE = {
     "lines": " \n" * (M // 2) + "z",
     "controls": "\x00\x1b\x7f\u202e" * (M // 4),
     "Chinese": "猫" * M,
+    "tools": "look city " * (M // 10),
+    "braces": "look " + "{" * M,
+    "quotes": "look " + "“" * M,
 }
 
 
@@ -491,6 +699,9 @@ async def test_huge_message(text):
         before = [] if asked is text else [user(text), assistant(text)]
         said = (await answered([*before, user(asked)], text[:M])).text
         assert said.strip()
+        for choice in (None, "required"):
+            offline_rules.answer(None, [Said("user", asked)], Wishes(OFFERED, choice))
+        offline_rules.answer(None, [Said("user", asked)], Wishes(answer_format=AnswerFormat("f", FORM)))
         assert len(said) < 2000
 
 

@@ -7,6 +7,9 @@ is imported when its command is chosen, so that help costs nothing. The rest ser
     commands     what may be typed in a chat besides messages, as one table
     prompt       where lines come from: a person at a terminal, or a pipe
     interrupts   what Ctrl-C means
+    loading      the tools that --tools names
+    calls        tool calls, shown while they are made
+    approving    calls that wait to be allowed, asked about
     branches     the ways that a conversation has gone, and which one a person means
     underway     a turn that has not ended: who makes it, what there is of it, how to end it
     changes      threads: fork, rewind, switch, stop, rename, delete

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import shlex
+from collections.abc import Iterable
+from typing import Any
 
 from holdfast.cli import places
+from holdfast.cli.approving import settle
 from holdfast.cli.commands import WORDS, LeaveChat, run_command
 from holdfast.cli.interrupts import Interrupts
+from holdfast.cli.loading import loaded_tools
 from holdfast.cli.partner import OFFLINE, chosen_client, who_answers
 from holdfast.cli.prompt import Prompt
 from holdfast.cli.screen import Screen
@@ -23,7 +28,9 @@ from holdfast.cli.trouble import FAILED, FINE, INTERRUPTED, Trouble, listen_to_l
 from holdfast.conversation.errors import HoldfastError
 from holdfast.engine.agents import ChatAgent
 from holdfast.engine.threads import AgentThread
+from holdfast.engine.toolkits import Toolkit
 from holdfast.ports.stores import ThreadStore
+from holdfast.ports.tools import ToolSource
 
 _RECAP = 2
 # So many of one's earlier messages the arrow keys find.
@@ -36,16 +43,22 @@ def run(options: argparse.Namespace) -> int:
     screen = Screen(os.environ)
     prompt = Prompt(screen, WORDS)
     client = chosen_client(options)
+    kit = loaded_tools(options.tools)
     store = places.to_read(options.store) if options.go_on else places.to_write(options.store)
     try:
-        agent = ChatAgent(client, options.instructions, name=options.name, thread_store=store)
+        agent = ChatAgent(client, options.instructions, name=options.name, thread_store=store, tools=_all(kit))
         with Interrupts(prompt.typed) as interrupts, asyncio.Runner() as runner:
             loop = runner.get_loop()
             thread = loop.run_until_complete(_chosen(agent, store, options))
-            session = Session(agent, store, thread, screen, interrupts, loop, debug=options.debug)
-            session.run(_begin(session, prompt))
-            code = _talk(session, prompt)
-            session.run(_say_goodbye(session, options))
+            session = Session(agent, store, thread, screen, interrupts, loop, tools=kit, debug=options.debug)
+            try:
+                session.run(_begin(session, prompt))
+                if session.to_ask:
+                    settle(session, prompt)
+                code = _talk(session, prompt)
+                session.run(_say_goodbye(session, options))
+            finally:
+                loop.run_until_complete(_close(kit.sources))
             return code
     finally:
         store.close()
@@ -63,11 +76,24 @@ async def _chosen(agent: ChatAgent, store: ThreadStore, options: argparse.Namesp
     return agent.get_thread(page.threads[0].id)
 
 
+def _all(kit: Toolkit) -> list[Any]:
+    return [*kit.by_name.values(), *kit.sources]
+
+
+async def _close(sources: Iterable[ToolSource]) -> None:
+    """Let go of the servers that offered tools, if any."""
+    for source in sources:
+        close = getattr(source, "close", None)
+        if close is not None:
+            with contextlib.suppress(Exception):  # it may be gone already
+                await close()
+
+
 # --- what is shown before and after ----------------------------------------------------------------------------
 
 
 async def _begin(session: Session, prompt: Prompt) -> None:
-    """Who answers, where it is kept, where one was."""
+    """Who answers, with which tools, where it is kept, where one was."""
     screen = session.screen
     info = await session.thread.info()
     facts = [("answers", who_answers(session.agent.client))]
@@ -75,6 +101,9 @@ async def _begin(session: Session, prompt: Prompt) -> None:
         facts.append(("", "for a model set OPENAI_API_KEY and OPENAI_CHAT_MODEL_ID"))
     if session.agent.name:
         facts.append(("name", one_line(session.agent.name)))
+    tools = [*session.tools.by_name, *(f"those of {one_line(source.name)}" for source in session.tools.sources)]
+    if tools:
+        facts.append(("tools", ", ".join(tools)))
     state = counted(info.turns, "turn") if info is not None else "new"
     facts.append(("thread", f"{safe(session.thread.id)} ({state})"))
     if info is not None and info.title:
@@ -84,6 +113,7 @@ async def _begin(session: Session, prompt: Prompt) -> None:
         facts.append(("keys", "Ctrl-C stops an answer, Ctrl-D or /quit leaves, /help tells more"))
     for name, value in facts:
         screen.line(screen.paint.dim(f"{name:<9}") + value)
+    session.to_ask = info is not None and info.waiting
     if info is not None and screen.is_person:
         await session.recap(_RECAP)
         turns = await session.thread.turns(last=_REMEMBERED)
@@ -111,7 +141,7 @@ def _talk(session: Session, prompt: Prompt) -> int:
     warned = False
     while True:
         try:
-            if not _take(session, prompt.read()) and not session.screen.is_person:
+            if not _take(session, prompt, prompt.read()) and not session.screen.is_person:
                 return FAILED
             warned = False
         except (EOFError, LeaveChat) as end:
@@ -129,8 +159,14 @@ def _talk(session: Session, prompt: Prompt) -> int:
                 session.screen.note("Ctrl-D or /quit leaves; so does Ctrl-C once more.")
 
 
-def _take(session: Session, text: str) -> bool:
-    """Do what a line asks for; False if it failed."""
+def _take(session: Session, prompt: Prompt, text: str) -> bool:
+    """Do what a line asks for, and ask about the calls that then wait; False if it failed."""
+    session.to_ask = False
+    fine = _done(session, text)
+    return (settle(session, prompt) and fine) if session.to_ask else fine
+
+
+def _done(session: Session, text: str) -> bool:
     if text.startswith("/") and not text.startswith("//"):
         try:
             wanted = session.run(run_command(session, text))

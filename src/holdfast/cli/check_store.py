@@ -101,6 +101,10 @@ def _contents(path: str, seen: Look) -> Iterator[Check]:
         named += ", ..." if len(seen.programs) > _NAMED else ""
         yield fine("in use", f"by {counted(len(seen.programs), 'program')}: {named}", programs=list(seen.programs))
     yield _open_turns(seen.open_turns)
+    if seen.waiting:
+        what = f"{counted(seen.waiting, 'turn')} {'waits' if seen.waiting == 1 else 'wait'} for a call to be allowed"
+        advice = "'holdfast threads list --waiting' lists them; a chat on one of them asks."
+        yield note("approvals", what, advice, waiting=seen.waiting)
 
 
 def _open_turns(turns: tuple[LeftOpen, ...]) -> Check:

@@ -145,13 +145,23 @@ async def _resume(session: Session, argument: str) -> Wanted:
     left = await open_turn(session.store, await _known(session))
     if left is None:
         raise Trouble("No answer was broken off by the end of its program, so there is nothing to go on with.")
+    if left.waiting:
+        raise Trouble(_what_can_be_done(left))
     if left.alive:
         raise Trouble(f"Another program is answering on this thread now. {_what_can_be_done(left)}")
     return Wanted(session.agent.resume_stream(session.thread))
 
 
 def _what_can_be_done(left: OpenTurn) -> str:
+    if left.waiting:
+        return "It waits for a call to be allowed: /approvals asks about it, /stop gives it up."
     return "/stop ends it." if left.alive else "/resume goes on with it."
+
+
+async def _approvals(session: Session, argument: str) -> None:
+    if not await session.thread.approvals():
+        raise Trouble("No call waits to be allowed on this thread; 'holdfast threads list --waiting' lists others.")
+    session.to_ask = True
 
 
 async def _stop(session: Session, argument: str) -> None:
@@ -225,7 +235,8 @@ COMMANDS = (
     Command("/branches", "", "the branches of this thread: what was answered again, or taken back", _branches),
     Command("/branch", "N", "go to another branch (its number in /branches)", _branch),
     Command("/resume", "", "go on with an answer whose program died", _resume),
-    Command("/stop", "", "end the answer that another program is making on this thread", _stop),
+    Command("/stop", "", "end the answer that another program is making on this thread, or that waits", _stop),
+    Command("/approvals", "", "the calls that wait to be allowed: be asked about them", _approvals),
     Command("/history", "[N]", "what was said, with the turns' numbers", _history),
     Command("/title", "[TEXT]", "give the thread a title, or see it", _title),
     Command("/help", "", "this", _help),

@@ -26,10 +26,12 @@ from holdfast.cli.changes import handle
 from holdfast.cli.finding import found_thread
 from holdfast.cli.terminal import one_line, safe, safe_json
 from holdfast.cli.transcript import (
+    allowed,
     counted,
     how_it_ended,
     message_text,
     moment,
+    names_of_calls,
     speaker,
     turn_facts,
 )
@@ -132,17 +134,18 @@ def _turn(turn: Turn) -> Iterator[str]:
     number, *facts = turn_facts(turn)
     yield f"## {number.capitalize()}"
     yield _plain(" · ".join(facts))
+    names = names_of_calls(turn)
     for message in turn.messages:
-        yield from _message(message)
+        yield from _message(message, names)
     ending = how_it_ended(turn)
     if ending:
         yield f"({_plain(ending)})"
 
 
-def _message(message: ChatMessage) -> Iterator[str]:
-    text = message_text(message)
+def _message(message: ChatMessage, names: Mapping[str, str]) -> Iterator[str]:
+    text = message_text(message, names)
     if text:
-        yield f"**{_plain(speaker(message))}**"
+        yield f"**{_plain(speaker(message))}**{_plain(allowed(message))}"
         yield "\n".join(f"> {line}".rstrip() for line in text.split("\n"))
 
 

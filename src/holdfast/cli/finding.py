@@ -35,13 +35,13 @@ class Row(Struct, frozen=True):
         return one_line(self.info.title or "") or one_line(self.first_words)
 
 
-async def rows(store: ThreadStore, limit: int | None) -> tuple[list[Row], bool]:
-    """The threads, the last used first, at most `limit`; and whether there are more."""
+async def rows(store: ThreadStore, limit: int | None, *, waiting: bool = False) -> tuple[list[Row], bool]:
+    """The threads, the last used first, at most `limit`; and whether there are more. `waiting`: only those that do."""
     found: list[Row] = []
     cursor: str | None = None
     while limit is None or len(found) < limit:
         wanted = _PAGE if limit is None else min(_PAGE, limit - len(found))
-        page = await store.list(limit=wanted, cursor=cursor)
+        page = await store.list(limit=wanted, cursor=cursor, waiting=waiting)
         found.extend([await row_of(store, info) for info in page.threads])
         found.extend([Row(ThreadInfo(thread_id, Head(), 0), _DAMAGED) for thread_id in page.damaged])
         cursor = page.next

@@ -73,6 +73,15 @@ before, whole turns only. The copy is read from beginning to end before it is
 called good. It is a store like any other: to go back to it, use it as --store.
 """
 
+_MCP = """\
+Offer the agent to clients of the Model Context Protocol, as one tool: a message
+and, to go on with a conversation, its thread_id. By default one client is served
+through stdin and stdout; with --http many are, at http://HOST:PORT/mcp.
+
+Who answers, and where threads are kept, is said as for a chat. Clients may go on
+with any thread of the store whose id they know. It needs: pip install 'holdfast[mcp]'
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name; the exit code. Raises SystemExit for wrong usage, help and signals."""
@@ -152,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     common = _common()
     _add_chat(commands, common)
     _add_threads(commands, common)
+    _add_mcp(commands, common)
     _add_doctor(commands, common)
     _add_verify(commands, common)
     _add_backup(commands, common)
@@ -192,8 +202,31 @@ def _add_chat(commands: _Commands, common: argparse.ArgumentParser) -> None:
     which = chat.add_mutually_exclusive_group()
     which.add_argument("--thread", metavar="ID", help="go on with this thread; it begins if there is none")
     which.add_argument("--continue", dest="go_on", action="store_true", help="go on with the thread that was used last")
+    chat.add_argument(
+        "--tools",
+        metavar="WHAT",
+        action="append",
+        default=[],
+        help="what the model may call: module:function, file.py:function, module:list, or a module alone for all that "
+        "was made with @tool in it; may be given several times",
+    )
     chat.add_argument("--instructions", metavar="TEXT", help="what the agent is told before the conversation")
     chat.add_argument("--name", help="the agent's name")
+
+
+def _add_mcp(commands: _Commands, common: argparse.ArgumentParser) -> None:
+    mcp = commands.add_parser(
+        "mcp",
+        parents=[common, _partner()],
+        help="offer the agent to MCP clients",
+        description=_MCP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    mcp.add_argument("--http", metavar="HOST:PORT", help="listen there (a port alone: on this machine only)")
+    mcp.add_argument("--instructions", metavar="TEXT", help="what the agent is told before the conversation")
+    mcp.add_argument("--name", help="the agent's name, and the tool's (default: agent)")
+    mcp.add_argument("--description", metavar="TEXT", help="what clients are told that the agent is for")
 
 
 def _add_doctor(commands: _Commands, common: argparse.ArgumentParser) -> None:
@@ -264,6 +297,7 @@ def _add_threads(commands: _Commands, common: argparse.ArgumentParser) -> None:
     listing.add_argument(
         "--limit", type=_count, metavar="N", help="at most so many (default: 20 on a terminal, else all)"
     )
+    listing.add_argument("--waiting", action="store_true", help="only those that wait for a call to be allowed")
     listing.add_argument("--json", action="store_true", help="as JSON")
     show = _add_action(actions, common, "show", "One conversation.")
     show.add_argument("--last", type=_count, metavar="N", help="only the last turns")

@@ -19,6 +19,11 @@ try:
     _readline = import_module("readline")
 except ImportError:  # Windows, and some builds of Python: lines are read all the same, without editing
     _readline = None
+_termios: Any = None
+try:
+    _termios = import_module("termios")
+except ImportError:  # Windows
+    _termios = None
 
 
 class Prompt:
@@ -72,6 +77,15 @@ class Prompt:
             if text.strip():
                 self.remember((text,))
                 return text
+
+    def ask(self, question: str) -> str:
+        """One line in answer to a question of the program's own. Raises as `read`.
+
+        What was typed before the question was asked is no answer to it.
+        """
+        if self._screen.is_person and _termios is not None:
+            _termios.tcflush(sys.stdin, _termios.TCIFLUSH)
+        return self._line(question)
 
     def _line(self, sign: str) -> str:
         if self._screen.is_terminal:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
+from holdfast.cli.calls import CallLines
 from holdfast.cli.interrupts import Interrupts
 from holdfast.cli.screen import Screen
 from holdfast.cli.transcript import cut_short, how_it_ended, recap_lines
-from holdfast.cli.trouble import told
+from holdfast.cli.trouble import Trouble, told
 from holdfast.cli.underway import OpenTurn, open_turn
+from holdfast.conversation.approvals import ApprovalAnswer, ApprovalRequest
 from holdfast.conversation.errors import (
     HoldfastError,
     RunCancelledError,
@@ -24,19 +27,25 @@ from holdfast.conversation.errors import (
     ThreadBusyError,
     ThreadDeletedError,
 )
-from holdfast.conversation.turns import Turn
+from holdfast.conversation.messages import ToolCallContent
+from holdfast.conversation.turns import Turn, unanswered_calls
 from holdfast.conversation.updates import AgentRunResponseUpdate, RefusalUpdate
 from holdfast.engine.agents import ChatAgent
 from holdfast.engine.history import decoded
 from holdfast.engine.responses import AgentRunResponse
 from holdfast.engine.streams import AgentRunStream
 from holdfast.engine.threads import AgentThread
+from holdfast.engine.toolkits import NO_TOOLS, Toolkit
 from holdfast.ports.stores import Progress, ThreadStore
 
 T = TypeVar("T")
 
 # Seconds of silence after which a person wants to know why.
 _SILENCE = 1.0
+_NOT_SENT = (
+    "This message was not sent: the thread waits for a call to be allowed, and a message would give the call up. "
+    "holdfast chat --thread {0} asks at a terminal; holdfast threads stop {0} gives it up."
+)
 
 
 class Session:
@@ -51,6 +60,7 @@ class Session:
         interrupts: Interrupts,
         loop: asyncio.AbstractEventLoop,
         *,
+        tools: Toolkit = NO_TOOLS,
         debug: bool = False,
     ) -> None:
         self.agent = agent
@@ -59,6 +69,8 @@ class Session:
         self.screen = screen
         self.listed: list[str] = []  # the ids that /threads showed last, for /switch
         self.interrupts = interrupts
+        self.tools = tools
+        self.to_ask = False  # somebody should be asked about calls that wait
         self._loop = loop
         self._debug = debug
 
@@ -75,6 +87,9 @@ class Session:
 
     def say(self, text: str) -> bool:
         """One turn; False if it failed. Raises KeyboardInterrupt if it was stopped and nobody is there to go on."""
+        if not self.screen.is_person and self.waiting():
+            self.tell_failed(Trouble(_NOT_SENT.format(shlex.quote(self.thread.id))))
+            return False
         try:
             stream = self.agent.run_stream(text, thread=self.thread)
         except HoldfastError as error:
@@ -82,11 +97,37 @@ class Session:
             return False
         return self.show(stream)
 
-    def show(self, stream: AgentRunStream, *, again: bool = False) -> bool:
-        """An answer, as it comes, and how it ended; `again` if it takes the place of another. As `say`."""
+    def answer(self, answer: ApprovalAnswer) -> bool:
+        """Go on with a turn that waits. As `say`."""
+        try:
+            earlier = self.run(self._open_calls())
+            stream = self.agent.run_stream([answer], thread=self.thread)
+        except HoldfastError as error:
+            self.tell_failed(error)
+            return False
+        return self.show(stream, earlier=earlier)
+
+    def waiting(self) -> list[ApprovalRequest]:
+        """The calls that wait to be allowed on the thread. None if that cannot be known: a turn will tell why."""
+        with contextlib.suppress(HoldfastError):
+            return self.run(self.thread.approvals())
+        return []
+
+    async def _open_calls(self) -> list[ToolCallContent]:
+        info = await self.store.get(self.thread.id)
+        left = await open_turn(self.store, info) if info is not None else None
+        return unanswered_calls(left.turn.output) if left is not None else []
+
+    def show(self, stream: AgentRunStream, *, again: bool = False, earlier: Iterable[ToolCallContent] = ()) -> bool:
+        """An answer, as it comes, and how it ended; `again` if it takes the place of another. As `say`.
+
+        `earlier` are calls of the same turn that were shown before.
+        """
         fine = True
         try:
-            self._tell_ended(self.run(self._read(stream)))
+            response = self.run(self._read(stream, CallLines(self.screen, earlier)))
+            self.to_ask = response.status == "waiting"
+            self._tell_ended(response)
         except KeyboardInterrupt:
             if not self.screen.is_person:
                 raise
@@ -102,19 +143,20 @@ class Session:
         except Exception as error:
             fine = False
             self.tell_failed(error)
-        if again:
+        if again and not self.to_ask:
             self._tell_of_the_earlier_answer(stream.turn_id)
         return fine
 
-    async def _read(self, stream: AgentRunStream) -> AgentRunResponse:
+    async def _read(self, stream: AgentRunStream, calls: CallLines) -> AgentRunResponse:
         """Print the answer as it comes. Leaving in whichever way seals the turn."""
         silence = asyncio.create_task(self._explain_silence(stream))
         try:
             async with stream:
                 async for update in stream:
                     words = _words_of(update)
-                    if words:
+                    if calls.take(update) or words:
                         silence.cancel()
+                    if words:
                         self.screen.piece(words)
                 return await stream.response()
         except asyncio.CancelledError:
@@ -231,7 +273,9 @@ class Session:
         """What there is of a turn that has not ended, and what can be done about it."""
         self._show_again(left.turn)
         self.screen.warn(left.told)
-        if left.alive:
+        if left.waiting:
+            self.to_ask = True
+        elif left.alive:
             self.screen.note("Your next message waits for it. /stop ends it.")
         else:
             self.screen.note("/resume goes on with it. Your next message closes it as interrupted.")

@@ -16,12 +16,13 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
 
 from holdfast.cli.branches import BranchRow, branch_lines, branch_rows
+from holdfast.cli.calls import request_lines
 from holdfast.cli.changes import delete, fork, handle, rename, rewind, stop, switch
 from holdfast.cli.export import export
 from holdfast.cli.finding import Row, found_thread, row_of, rows
 from holdfast.cli.places import to_read
 from holdfast.cli.terminal import Paint, cut, gap, one_line, safe, safe_json, wants_colours, width
-from holdfast.cli.transcript import ago, counted, moment, stamp, turn_lines, turn_state
+from holdfast.cli.transcript import ago, counted, moment, request_state, stamp, turn_lines, turn_state
 from holdfast.cli.trouble import FINE, listen_to_log
 from holdfast.cli.underway import open_turn
 from holdfast.conversation.errors import DamagedError
@@ -51,13 +52,13 @@ async def _list(store: ThreadStore, options: argparse.Namespace) -> None:
     limit = options.limit
     if limit is None and terminal and not options.json:
         limit = _ON_A_TERMINAL
-    found, more = await rows(store, limit)
+    found, more = await rows(store, limit, waiting=options.waiting)
     if options.json:
         _print_json([_row_state(row) for row in found])
     elif not terminal:
         sys.stdout.writelines("\t".join(_fields(row)) + "\n" for row in found)
     else:
-        _print_rows(found, more, store)
+        _print_rows(found, more, store, waiting=options.waiting)
 
 
 def _fields(row: Row) -> tuple[str, ...]:
@@ -75,17 +76,18 @@ def _row_state(row: Row) -> dict[str, Any]:
         "created": stamp(info.created_us),
         "updated": stamp(info.updated_us),
         "open_turn": info.busy,
+        "waiting": info.waiting,
         "metadata": info.metadata,
     }
 
 
-def _print_rows(found: list[Row], more: bool, store: ThreadStore) -> None:
+def _print_rows(found: list[Row], more: bool, store: ThreadStore, *, waiting: bool) -> None:
     paint = Paint(wants_colours(os.environ, is_terminal=True))
     columns = min(shutil.get_terminal_size().columns, 120)
     for row in found:
         print("\n".join(row_lines(row, columns, paint)))
     if not found:
-        print(f"No threads in {safe(store.location)}.")
+        print(f"No {'thread waits' if waiting else 'threads'} in {safe(store.location)}.")
     elif more:
         print(paint.dim(f"There are more; --limit {len(found) * 5} shows them."))
 
@@ -95,7 +97,9 @@ def row_lines(row: Row, columns: int, paint: Paint) -> Iterator[str]:
     info = row.info
     used = ago(info.updated_us, SYSTEM.now_us()) or moment(info.updated_us)
     facts = f"{counted(info.turns, 'turn')} · {used}"
-    if info.busy:
+    if info.waiting:
+        facts = f"a call waits · {facts}"
+    elif info.busy:
         facts = f"a turn is open · {facts}"
     label = cut(row.label or "(nothing said yet)", max(10, columns - width(facts) - 2))
     yield paint.bold(label) + gap(label, facts, columns) + paint.dim(facts)
@@ -111,7 +115,9 @@ async def _show(store: ThreadStore, options: argparse.Namespace) -> None:
     thread = handle(store, info)
     turns = await thread.turns(last=options.last)
     if options.json:
-        _print_json({**_row_state(await row_of(store, info)), "turns": [turn_state(turn) for turn in turns]})
+        waits = [request_state(request) for request in (await thread.approvals() if info.waiting else ())]
+        state = {**_row_state(await row_of(store, info)), "turns": [turn_state(turn) for turn in turns]}
+        _print_json({**state, "approvals": waits})
         return
     paint = Paint(wants_colours(os.environ, is_terminal=sys.stdout.isatty()))
     heading = [one_line(info.title)] if info.title else []
@@ -123,6 +129,8 @@ async def _show(store: ThreadStore, options: argparse.Namespace) -> None:
     left = await open_turn(store, info)
     if left is not None:
         print("\n" + paint.warning(left.told))
+    for request in await thread.approvals() if info.waiting else ():
+        print("\n".join(request_lines(request)))
 
 
 async def _other_branches(thread: AgentThread) -> Iterable[str]:

@@ -6,11 +6,13 @@ Rule of this file: pure; everything that came from a store or a service is made 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from holdfast.cli.terminal import Paint, one_line, safe
+from holdfast.conversation.approvals import ApprovalRequest
 from holdfast.conversation.messages import (
     ChatMessage,
     Content,
@@ -39,13 +41,29 @@ _RECAP_LINES, _RECAP_CHARACTERS = 8, 700
 def turn_lines(turn: Turn, paint: Paint) -> Iterator[str]:
     """A turn: a line about it, then who said what, then how it ended if it did not end well."""
     yield paint.dim(" · ".join(turn_facts(turn)))
+    names = names_of_calls(turn)
     for message in turn.messages:
-        text = message_text(message)
+        text = message_text(message, names)
         if text:
-            yield f"{paint.bold(speaker(message) + ':')} {text}"
+            yield f"{paint.bold(speaker(message) + ':')} {text}{paint.dim(allowed(message))}"
     ending = how_it_ended(turn)
     if ending:
         yield paint.warning(f"({ending})")
+
+
+def names_of_calls(turn: Turn) -> dict[str, str]:
+    """The tools of a turn's calls, by call id: a result does not tell whose it is."""
+    return {call.call_id: call.name for message in turn.messages for call in message.tool_calls}
+
+
+def allowed(message: ChatMessage) -> str:
+    """Who allowed or forbade the call that a result belongs to, in brackets; "" if nobody was asked."""
+    told = (message.additional_properties or {}).get("approval")
+    if not isinstance(told, Mapping):
+        return ""
+    by = f" by {one_line(str(told['by']))}" if told.get("by") else ""
+    why = f": {one_line(str(told['why']))}" if told.get("why") else ""
+    return f" ({'allowed' if told.get('approved') else 'forbidden'}{by}{why})"
 
 
 def turn_facts(turn: Turn) -> Iterator[str]:
@@ -69,7 +87,9 @@ def tokens(usage: Usage) -> str:
 def recap_lines(turn: Turn) -> list[str]:
     """A turn that is shown to say where one was: who said what, shortened."""
     asked = one_line(" ".join(map(message_text, turn.input)))
-    answered = "\n".join(text for text in map(message_text, turn.output) if text).splitlines()
+    names = names_of_calls(turn)
+    texts = [message_text(message, names) for message in turn.output]
+    answered = "\n".join(filter(None, texts)).splitlines()
     kept = answered[:_RECAP_LINES]
     text = "\n".join(kept)[:_RECAP_CHARACTERS]
     if len(kept) < len(answered) or len(text) < len("\n".join(kept)):
@@ -82,19 +102,19 @@ def speaker(message: ChatMessage) -> str:
     return one_line(message.author_name or "") or _LABELS[message.role]
 
 
-def message_text(message: ChatMessage) -> str:
-    """What a message says; what is no text is named in brackets."""
-    said = "".join(_part(part) for part in message.contents)
+def message_text(message: ChatMessage, names: Mapping[str, str] = MappingProxyType({})) -> str:
+    """What a message says; what is no text is named in brackets. `names`: see `names_of_calls`."""
+    said = "".join(_part(part, names) for part in message.contents)
     return safe(said).rstrip()
 
 
-def _part(part: Content) -> str:
+def _part(part: Content, names: Mapping[str, str]) -> str:
     if isinstance(part, (TextContent, RefusalContent)):
         return part.text
-    return f"[{_named(part)}] "
+    return f"[{_named(part, names)}] "
 
 
-def _named(part: Content) -> str:
+def _named(part: Content, names: Mapping[str, str]) -> str:
     if isinstance(part, ImageContent):
         return f"image {_address(part.uri)}"
     if isinstance(part, FileContent):
@@ -102,7 +122,8 @@ def _named(part: Content) -> str:
     if isinstance(part, ToolCallContent):
         return f"calls {part.name} {part.arguments}".rstrip()
     if isinstance(part, ToolResultContent):
-        return f"{'error' if part.is_error else 'result'} of {part.call_id}: {part.result}"
+        whose = names.get(part.call_id, part.call_id)
+        return f"{'error' if part.is_error else 'result'} of {whose}: {part.result}"
     if isinstance(part, ReasoningContent):
         return "reasoning"
     return getattr(part, "kind", "something unknown")
@@ -155,6 +176,19 @@ def turn_state(turn: Turn) -> dict[str, Any]:
     if turn.error is not None:
         state["error"] = {"code": turn.error.code, "message": turn.error.message}
     return state
+
+
+def request_state(request: ApprovalRequest) -> dict[str, Any]:
+    """A call that waits to be allowed as JSON-able data."""
+    return {
+        "turn": request.turn_id,
+        "call_id": request.call_id,
+        "tool": request.tool,
+        "arguments": request.arguments,
+        "agent": request.agent,
+        "asked": stamp(request.asked_us),
+        "expires": stamp(request.expires_us) if request.expires_us is not None else None,
+    }
 
 
 # --- times -----------------------------------------------------------------------------------------------------

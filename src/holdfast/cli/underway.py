@@ -24,14 +24,20 @@ from holdfast.ports.stores import OpenRun, Progress, ThreadInfo, ThreadStore
 
 
 class OpenTurn(Struct, frozen=True):
-    """A turn that has not ended. `alive`: its program is there still; `turn`: what there is of it, as it is now."""
+    """A turn that has not ended. `alive`: its program is there still; `turn`: what there is of it, as it is now.
+
+    `waiting`: it waits for somebody to allow its calls, and no program makes it.
+    """
 
     turn: Turn
     alive: bool
+    waiting: bool = False
 
     @property
     def told(self) -> str:
         """What is to be said of it."""
+        if self.waiting:
+            return f"(turn {safe(self.turn.id)} waits: somebody must allow what it calls)"
         state = (
             "another program is answering on this thread now"
             if self.alive
@@ -47,7 +53,7 @@ async def open_turn(store: ThreadStore, info: ThreadInfo) -> OpenTurn | None:
     progress = await store.progress(info.id, info.busy)
     if progress is None or progress.run is None:
         return None  # it has ended meanwhile
-    return OpenTurn(_so_far(progress.run, progress, info.turns + 1), progress.alive)
+    return OpenTurn(_so_far(progress.run, progress, info.turns + 1), progress.alive, progress.run.waiting)
 
 
 def _so_far(run: OpenRun, progress: Progress, seq: int) -> Turn:
@@ -74,7 +80,7 @@ async def stop_run(thread: AgentThread) -> Turn | None:
     left = await open_turn(thread.store, info) if info is not None else None
     if left is None:
         raise Trouble("No answer is being made on this thread, so there is nothing to stop.")
-    if left.alive:
+    if left.alive or left.waiting:
         await thread.cancel(left.turn.id)
     found = await thread.store.progress(thread.id, left.turn.id)
     if found is not None and found.run is not None:

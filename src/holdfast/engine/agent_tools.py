@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -25,12 +25,10 @@ from holdfast.conversation.messages import ChatMessage
 from holdfast.engine.acting import AGENTS
 from holdfast.engine.loop import fold
 from holdfast.engine.responses import AgentRunResponse
+from holdfast.engine.runs import TurnRun
 from holdfast.engine.threads import AgentThread
 from holdfast.ports.stores import Point
 from holdfast.ports.tools import ToolAnswer, ToolContext, ToolError, ToolSpec
-
-if TYPE_CHECKING:
-    from holdfast.engine.agents import ChatAgent
 
 # What becomes of what was said to the called agent: nothing, or it is remembered in the next call.
 Conversation: TypeAlias = Literal["new", "lasting"]
@@ -40,6 +38,21 @@ MAX_DEPTH = 5
 
 _NOT_OF_NAMES = re.compile(r"[^a-zA-Z0-9_-]+")
 _arguments = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Asked(Protocol):
+    """An agent, as far as its tool knows it."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def name(self) -> str | None: ...
+
+    @property
+    def description(self) -> str | None: ...
+
+    def _run(self, messages: str, thread: AgentThread | None, stream: bool, options: Any) -> TurnRun: ...
 
 
 class _Place(Struct, frozen=True):
@@ -58,7 +71,7 @@ class AgentTool:
 
     def __init__(
         self,
-        agent: ChatAgent,
+        agent: Asked,
         *,
         name: str | None,
         description: str | None,
@@ -109,7 +122,7 @@ class AgentTool:
             raise ToolError(f"Agents call each other {MAX_DEPTH} deep at most; {self.spec.name} was not asked.")
         try:
             if self._conversation == "new" or context.store is None:
-                return self._text(await self._agent.run(task, deps=context.deps))
+                return self._text(await fold(self._agent._run(task, None, False, {"deps": context.deps})))
             return await self._go_on(task, context)
         except HoldfastError as error:
             raise ToolError(f"{self.spec.name} has failed: {type(error).__name__}: {error}") from error

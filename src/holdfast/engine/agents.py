@@ -30,6 +30,7 @@ from holdfast.engine.toolkits import NO_TOOLS, Callee, answer_shape, toolkit
 from holdfast.ports.clients import ChatClient, ChatOptions
 from holdfast.ports.runtime import SYSTEM, Runtime
 from holdfast.ports.stores import Point, ThreadStore
+from holdfast.tools import mcp_extra
 
 Input: TypeAlias = str | ChatMessage | Sequence[str | ChatMessage] | ApprovalAnswer | Sequence[ApprovalAnswer]
 
@@ -345,6 +346,13 @@ class ChatAgent:
             timeout=timeout,
             approval=approval,
         )
+
+    def as_mcp_server(self, *, name: str | None = None) -> Any:
+        """This agent as a server of the `mcp` package, with one tool that goes on with conversations.
+
+        Raises ConfigurationError without that package: pip install 'holdfast[mcp]'.
+        """
+        return mcp_extra.serving().make_server(self, name=name)
 
     # --- threads -----------------------------------------------------------------------------------------------
 

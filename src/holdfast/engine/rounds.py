@@ -30,6 +30,7 @@ class Rounds(Told):
     """A run between its answers."""
 
     __slots__ = (
+        "_answers",
         "_asked_without_tools",
         "_is_last",
         "_made_calls",
@@ -50,6 +51,7 @@ class Rounds(Told):
     kit: Toolkit
     # The run as middleware sees it, if there is any.
     _surroundings: RunContext | None
+    _answers: int
     _repairs: int
     _made_calls: int
     _tool_seconds: float
@@ -153,7 +155,7 @@ class Rounds(Told):
         spec, codec = self.spec, self.spec.client.codec
         if self._is_last:
             options = replace(options, tool_choice="none")
-        elif self._rounds and options.tool_choice not in FREE:
+        elif self._answers and options.tool_choice not in FREE:
             options = replace(options, tool_choice="auto")
         return codec.tail(options, stream=spec.stream, tools=self.kit.encoded(codec))
 

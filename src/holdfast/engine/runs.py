@@ -148,7 +148,7 @@ class TurnRun(Rounds):
         self.requests = ()
         self.value = None
         self._acting = None
-        self._repairs = self._made_calls = 0
+        self._answers = self._repairs = self._made_calls = 0
         self._tool_seconds = 0.0
         self._is_last = self._asked_without_tools = False
         self._asked_to_stop = None
@@ -209,7 +209,7 @@ class TurnRun(Rounds):
         told, tail, options = self._told, self._tail, self.options
         if changed is not None:
             told, options = history.encode(codec, changed.messages), changed.options
-        if changed is not None or self._is_last or (self._rounds and options.tool_choice not in FREE):
+        if changed is not None or self._is_last or (self._answers and options.tool_choice not in FREE):
             tail = self._tail_for(options)
         body = self._encoded.body(told, tail)
         self._rounds += 1
@@ -250,6 +250,7 @@ class TurnRun(Rounds):
             self._encoded.restore()
         self._measure()
         self.calls = unanswered_calls(self._output)
+        self._answers += 1
         # From now on it counts as what it has become: without a call that was cut off, say.
         self._own_journal()  # it begins where this answer began
         self._tell(self._output[before:])
@@ -376,6 +377,7 @@ class TurnRun(Rounds):
         for answer in self.spec.answers:
             self.effects.decided[answer.call_id] = Decision(answer.approved, answer.why, answer.by)
         self._usage, self._rounds, self._made_calls = before.used, before.asked, len(before.started)
+        self._answers = before.asked
         self._says(opened.input, decode_messages(opened.input))
         self._output = list(before.messages)
         self.calls = unanswered_calls(self._output)

@@ -23,6 +23,7 @@ from holdfast.clients.offline_partner.schemas import (
     Source,
     filled,
     kind_of,
+    may_be_null,
     named_values,
     plain_schema,
     properties,
@@ -34,7 +35,7 @@ from holdfast.clients.offline_partner.words import listed, quoted, shortened
 from holdfast.ports.clients import AnswerFormat
 
 # So much of a message is read, and so many calls are made of one.
-_READ, _MOST_CALLS = 20_000, 20
+_READ, _MOST_CALLS = 10_000, 20
 _EXAMPLES = {"city": "Paris", "location": "Paris", "place": "Paris", "name": "Ada"}
 
 
@@ -88,12 +89,18 @@ def calls_for(text: str, wishes: Wishes) -> list[Call]:
 
 def _mentions(text: str, tools: Mapping[str, Offered]) -> list[tuple[Offered, str, str]]:
     """Each tool that is named, with the words before it, if it is the first, and after it, up to the next."""
-    by_name = {name.lower(): tool for name, tool in tools.items()}
+    by_name = {name.lower(): tool for name, tool in tools.items()} | dict(tools)
     names = "|".join(re.escape(name) for name in sorted(tools, key=len, reverse=True))
-    marks = list(re.finditer(rf"(?<![\w-])(?:{names})(?![\w-])", text, re.IGNORECASE))[:_MOST_CALLS]
-    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    found = re.finditer(rf"(?<![\w-])(?:{names})(?![\w-])", text, re.IGNORECASE) if names else ()
+    # Case has corners: a long s is an s to the pattern, and none in lower case.
+    marks = [mark for mark in found if mark[0] and (mark[0] in by_name or mark[0].lower() in by_name)][:_MOST_CALLS]
+    ends = [mark.start() for mark in marks[1:]] + [len(text)] * bool(marks)
     return [
-        (by_name[mark[0].lower()], "" if number else text[: mark.start()], text[mark.end() : end])
+        (
+            by_name.get(mark[0]) or by_name[mark[0].lower()],
+            "" if number else text[: mark.start()],
+            text[mark.end() : end],
+        )
         for number, (mark, end) in enumerate(zip(marks, ends, strict=True))
     ]
 
@@ -108,15 +115,17 @@ def _arguments(tool: Offered, before: str, after: str, *, must: bool) -> str:
         return written
     schema = plain_schema(tool.parameters, tool.parameters)
     found = {**named_values(schema, tool.parameters, before), **named_values(schema, tool.parameters, after)}
+    parts = properties(schema)
+    found = {**{name: None for name in required(schema) if may_be_null(parts[name])}, **found}
     missing = [name for name in required(schema) if name not in found]
     if len(missing) == 1:
-        found |= _only_one(missing[0], plain_schema(properties(schema)[missing[0]], tool.parameters), before, after)
+        found |= _only_one(missing[0], plain_schema(parts[missing[0]], tool.parameters), before, after)
         missing = [name for name in missing if name not in found]
     if missing and must:
         found = {**filled(schema, tool.parameters, Source(f"{before} {after}")), **found}
     elif missing:
         raise Unclear(f"To call {tool.name} I need its {listed(missing)}: {_how_to_say(tool)}")
-    return msgspec.json.encode(found).decode()
+    return msgspec.json.encode({name: found[name] for name in parts if name in found}).decode()
 
 
 def _json_object(text: str) -> str:
@@ -161,7 +170,8 @@ def can_call(wishes: Wishes) -> str:
 
 def _how_to_say(tool: Offered) -> str:
     schema = plain_schema(tool.parameters, tool.parameters)
-    kinds = {name: plain_schema(properties(schema)[name], tool.parameters) for name in required(schema)}
+    needed = [name for name in required(schema) if not may_be_null(properties(schema)[name])]
+    kinds = {name: plain_schema(properties(schema)[name], tool.parameters) for name in needed}
     if any(kind_of(kind) in ("object", "array") for kind in kinds.values()):
         made = filled(schema, tool.parameters, Source("something"))
         return f"say “use {tool.name} {shortened(msgspec.json.encode(made).decode(), 300)}”."

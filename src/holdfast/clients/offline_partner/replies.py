@@ -9,11 +9,6 @@ A reply gets what was sent and the match of its rule's pattern. None means that 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import TypeAlias
-
-from msgspec import Struct
 
 from holdfast.clients.offline_partner.jokes import (
     JOKES,
@@ -26,6 +21,7 @@ from holdfast.clients.offline_partner.jokes import (
     topic_in,
     with_article,
 )
+from holdfast.clients.offline_partner.sent import Said, Sent
 from holdfast.clients.offline_partner.words import (
     Style,
     counted,
@@ -42,72 +38,6 @@ from holdfast.clients.offline_partner.words import (
 WHO = "I am holdfast's offline partner: a set of rules, no language model."
 NO_JOKE_ABOUT = "I know no joke about"
 OFFER = "Shall I tell you"
-
-
-class Said(Struct, frozen=True, omit_defaults=True):
-    """One message as the partner is sent it: the words, and how much there was beside them."""
-
-    role: str
-    text: str = ""
-    images: int = 0
-    files: tuple[str, ...] = ()
-    calls: tuple[str, ...] = ()
-    results: int = 0
-
-
-class Sent:
-    """All that the partner is sent with one request: the only thing it ever knows.
-
-    `reply_to` says which reply a request of the user gets by the rules, so that earlier requests can be understood.
-    """
-
-    def __init__(self, instructions: str | None, messages: Sequence[Said], reply_to: Callable[[str], Reply]) -> None:
-        systems = [message.text for message in messages if message.role == "system"]
-        self.instructions = " ".join(text for text in (instructions, *systems) if text)
-        self.messages = [message for message in messages if message.role != "system"]
-        self.last = self.messages[-1] if self.messages else Said("user")
-        self.request = plain(self.last.text) if self.last.role == "user" else ""
-        self.reply_to = reply_to
-
-    @cached_property
-    def yours(self) -> list[Said]:
-        """What the user has said, the present request included."""
-        return [message for message in self.messages if message.role == "user"]
-
-    @cached_property
-    def before(self) -> list[Said]:
-        """What the user has said before the present request."""
-        return self.yours[:-1] if self.last.role == "user" else self.yours
-
-    @cached_property
-    def mine(self) -> list[Said]:
-        """What the partner (or a model before it) has answered in words."""
-        return [message for message in self.messages if message.role == "assistant" and message.text.strip()]
-
-    @cached_property
-    def exchanges(self) -> list[tuple[str, str]]:
-        """Each answer in words, behind what the user had said last before it."""
-        pairs, asked = [], ""
-        for message in self.messages:
-            if message.role == "user":
-                asked = message.text
-            elif message.role == "assistant" and message.text.strip():
-                pairs.append((asked, message.text))
-        return pairs
-
-    @cached_property
-    def name(self) -> str | None:
-        """The name that the user gave last."""
-        return next((name for name in (name_in(plain(said.text)) for said in reversed(self.yours)) if name), None)
-
-    @cached_property
-    def told(self) -> list[Joke]:
-        """The jokes of the collection that were told; each once, the latest last."""
-        found = [joke for joke in (found_in(message.text) for message in self.mine) if joke]
-        return list(reversed(dict.fromkeys(reversed(found))))
-
-
-Reply: TypeAlias = Callable[[Sent, re.Match[str]], str | None]
 
 
 def attachments(*messages: Said) -> str:
@@ -362,7 +292,8 @@ def abilities(sent: Sent, match: re.Match[str]) -> str:
     """What can be asked."""
     return (
         f"{WHO} I can tell jokes ({', '.join(TOPICS)}), tell the last one again with emojis or in anybody's voice, "
-        "remember your name, and say what was said before. Try: “Tell me a joke about a pirate.”"
+        "remember your name, and say what was said before. "
+        f"{sent.can_call or 'Try: “Tell me a joke about a pirate.”'}"
     )
 
 
@@ -370,9 +301,7 @@ def abilities(sent: Sent, match: re.Match[str]) -> str:
 
 
 def wordless(sent: Sent, match: re.Match[str]) -> str:
-    """An image alone, a tool's result, "???", or nothing at all."""
-    if sent.last.role == "tool":
-        return f"I was sent {counted(sent.last.results, 'tool result')}, but I call no tools and cannot use any."
+    """An image alone, "???", or nothing at all."""
     seen = attachments(sent.last) if sent.last.role == "user" else ""
     if seen:
         return f"I was sent {seen}, but I cannot look inside. Tell me about it in words!"
@@ -428,7 +357,9 @@ def decline(sent: Sent, match: re.Match[str]) -> str:
 
 def echo(sent: Sent, match: re.Match[str]) -> str:
     """What was heard, and the nearest thing that rules can do."""
-    if re.search(r"\b(?:jokes?|funny|emojis?|voice)\b", sent.request, re.IGNORECASE):
+    if sent.can_call:
+        hint = sent.can_call
+    elif re.search(r"\b(?:jokes?|funny|emojis?|voice)\b", sent.request, re.IGNORECASE):
         hint = "With jokes I can do this: “Tell me a joke about a robot”, then “Now tell it in the voice of a pirate”."
     elif sent.request.endswith("?"):
         hint = "I have no answer to that, but you may ask me what you said first, or what your name is."

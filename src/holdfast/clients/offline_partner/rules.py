@@ -1,7 +1,8 @@
 """The offline partner's rules: a table, read from top to bottom.
 
-Rule of this file: `answer` is a pure function of what is sent. The first rule whose pattern is found in the last
-thing the user said, and whose reply has something to say, gives the answer; the last rule fits everything.
+Rule of this file: `answer` is a pure function of what is sent. What has to do with tools goes first (see `calls`).
+The first rule whose pattern is found in the last thing the user said, and whose reply has something to say, gives the
+answer; the last rule fits everything.
 
 The patterns see what `plain` makes of a message: single spaces, straight quotes, no code. Case does not matter.
 """
@@ -13,21 +14,65 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from holdfast.clients.offline_partner import replies
+from holdfast.clients.offline_partner.calls import Call, Unclear, Wishes, calls_for, can_call, in_form, results_told
 from holdfast.clients.offline_partner.jokes import TOPICS
-from holdfast.clients.offline_partner.replies import Reply, Said, Sent, attachments
+from holdfast.clients.offline_partner.replies import attachments
+from holdfast.clients.offline_partner.sent import Reply, Said, Sent
 from holdfast.clients.offline_partner.words import STYLED, plain
 
 # No answer is longer, whatever was asked; the replies keep well below it by themselves.
 LONGEST = 1900
 
 
-def answer(instructions: str | None, messages: Sequence[Said]) -> str:
-    """What the partner says to these messages. The same messages get the same answer; it never raises."""
-    sent = Sent(instructions, messages, _reply_to)
+NO_WISHES = Wishes()
+
+
+class Spoken(NamedTuple):
+    """What the partner says: words, or calls of tools."""
+
+    text: str
+    calls: Sequence[Call] = ()
+
+
+def answer(instructions: str | None, messages: Sequence[Said], wishes: Wishes = NO_WISHES) -> Spoken:
+    """What the partner says to these messages. The same messages get the same answer; it never raises.
+
+    A tool that is named is called; then the form of an answer counts, if one is asked for; then the results of calls.
+    """
+    sent = Sent(instructions, messages, _reply_to, can_call(wishes))
+    unclear = ""
+    if sent.last.role == "user":
+        try:
+            calls = calls_for(sent.last.text, wishes)
+        except Unclear as what:
+            unclear, calls = str(what), []
+        if calls:
+            return Spoken("", calls)
+    if wishes.answer_format is not None:
+        return Spoken(in_form(sent.yours[-1].text if sent.yours else "", wishes.answer_format))
+    return Spoken(_kept_short(unclear or _results(sent) or _words(sent)))
+
+
+def _results(sent: Sent) -> str:
+    """What came of the calls that were made last; "" if something was said since."""
+    names = {call.id: call.name for said in sent.messages for call in said.calls}
+    last: list[tuple[str, str, bool]] = []
+    for said in reversed(sent.messages):
+        if said.role != "tool":
+            break
+        last[:0] = [(names.get(each.id, ""), each.text, each.is_error) for each in said.results]
+    return results_told(last)
+
+
+def _words(sent: Sent) -> str:
     text = _first_reply(sent)
     seen = attachments(sent.last) if sent.last.role == "user" and sent.request else ""
     if seen:
         text += f"\n(I also see {seen}, but I cannot look inside.)"
+    return text
+
+
+def _kept_short(text: str) -> str:
     return text if len(text) <= LONGEST else text[:LONGEST].rstrip() + "…"
 
 

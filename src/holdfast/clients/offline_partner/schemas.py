@@ -12,11 +12,12 @@ from typing import Any, TypeAlias
 
 Schema: TypeAlias = Mapping[str, Any]
 
-# Schemas may hold themselves; so deep is looked into one.
-_DEEPEST = 8
-_LONGEST_TEXT = 200
+# Schemas may hold themselves: so deep is looked into one, and so many parts of it are made.
+_DEEPEST, _MOST_PARTS = 8, 500
+# Characters of a value that is given by name, and of a text that is made.
+_LONGEST_VALUE, _LONGEST_TEXT = 500, 200
 
-_QUOTED = re.compile(r""""([^"\n]+)"|“([^”\n]+)”|(?<!\w)'([^'\n]+)'(?!\w)|`([^`\n]+)`""")
+_QUOTED = re.compile(r""""([^"\n]+)"|“([^“”\n]+)”|(?<!\w)'([^'\n]+)'(?!\w)|`([^`\n]+)`""")
 _NUMBER = re.compile(r"(?<![\w.])-?\d{1,15}(?:\.\d{1,15})?(?![\w])")
 _YES, _NO = ("true", "yes", "on"), ("false", "no", "off")
 # Words between two arguments, or at the end of a request.
@@ -61,6 +62,14 @@ def required(schema: Schema) -> list[str]:
     return [name for name in properties(schema) if name in found] if isinstance(found, list) else []
 
 
+def may_be_null(schema: object) -> bool:
+    """Whether nothing will do."""
+    if not isinstance(schema, Mapping):
+        return False
+    kind, options = schema.get("type"), schema.get("anyOf")
+    return "null" in kind if isinstance(kind, list) else isinstance(options, list) and {"type": "null"} in options
+
+
 def kind_of(schema: Schema) -> str:
     """The type that a schema asks for; "string" where it leaves that open."""
     kind = schema.get("type")
@@ -100,22 +109,24 @@ def named_values(schema: Schema, root: Schema, text: str) -> dict[str, Any]:
 
 def _said_of(known: Mapping[str, Schema], text: str) -> Iterator[tuple[str, str]]:
     """Each name of a property in the text, with the words after it, up to the next."""
-    if not known:
+    names = "|".join(re.escape(name) for name in sorted(known, key=len, reverse=True) if name)
+    if not names:
         return
-    names = "|".join(re.escape(name) for name in sorted(known, key=len, reverse=True))
     marks = list(re.finditer(rf"(?<![\w-])({names})(?![\w-])\s*(?:[=:]\s*|is\s+|of\s+)?", text))
-    for mark, after in zip(marks, [*marks[1:], None], strict=True):
+    for mark, after in zip(marks, [*marks[1:], None], strict=False):
         yield mark[1], text[mark.end() : after.start() if after else len(text)]
 
 
 def value_in(words: str, schema: Schema) -> Any:
     """The value that stands at the beginning of these words. Raises NothingFound."""
-    kind = kind_of(schema)
+    kind, words = kind_of(schema), words[:_LONGEST_VALUE]
     quoted = _QUOTED.match(words)
     if kind == "array":
         items = schema.get("items")
         return [value_in(words, items if isinstance(items, Mapping) else {})]
-    said = next(filter(None, quoted.groups())) if quoted else _TRAILING.sub("", re.split(r"[,;\n]", words, maxsplit=1)[0])
+    said = (
+        next(filter(None, quoted.groups())) if quoted else _TRAILING.sub("", re.split(r"[,;\n]", words, maxsplit=1)[0])
+    )
     choices = schema.get("enum")
     if isinstance(choices, list):
         return _chosen(said, choices)
@@ -157,6 +168,7 @@ class Source:
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self.parts = 0
         self._quotations = quotations(text)
         self._numbers = [found[0] for found in _NUMBER.finditer(text)]
 
@@ -173,11 +185,12 @@ class Source:
 def filled(schema: object, root: Schema, source: Source, depth: int = 0) -> Any:
     """Something that fits the schema, as far as simple rules go: what the text gives by name, else its words.
 
-    An object gets what it must have and what the text names, a list one item. Where a schema holds itself for ever,
-    it ends in null.
+    An object gets what it must have and what the text names, a list one item; what may be null and is not named is.
+    Where a schema holds itself for ever, it ends in null too.
     """
     schema = plain_schema(schema, root)
-    if depth > _DEEPEST:
+    source.parts += 1
+    if depth > _DEEPEST or source.parts > _MOST_PARTS:
         return None
     if "const" in schema:
         return schema["const"]
@@ -186,17 +199,21 @@ def filled(schema: object, root: Schema, source: Source, depth: int = 0) -> Any:
         return next((each for each in choices if _has_word(str(each), source.text)), choices[0])
     kind = kind_of(schema)
     if kind == "object":
-        named = named_values(schema, root, source.text)
-        names = [name for name in properties(schema) if name in named or name in required(schema)]
-        parts = properties(schema)
+        named, needed = named_values(schema, root, source.text), required(schema)
         return {
-            name: named[name] if name in named else filled(parts[name], root, source, depth + 1) for name in names
+            name: named[name] if name in named else _made(part, root, source, depth + 1)
+            for name, part in properties(schema).items()
+            if name in named or name in needed
         }
     if kind == "array":
         return [filled(schema.get("items", {}), root, source, depth + 1)]
     if kind in ("integer", "number"):
         return _within(source.number(kind), schema)
     return {"boolean": False, "null": None}.get(kind, _cut(source, schema) if kind == "string" else None)
+
+
+def _made(schema: object, root: Schema, source: Source, depth: int) -> Any:
+    return None if may_be_null(schema) else filled(schema, root, source, depth)
 
 
 def _within(number: int | float, schema: Schema) -> int | float:
