@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 from holdfast import AgentThread, ChatAgent, ChatMessage, SQLiteStore
 from holdfast.conversation.errors import ServiceUnavailableError
 from holdfast.conversation.updates import AgentRunResponseUpdate, FinishUpdate
-from holdfast.engine.agents import RunOptions
+from holdfast.engine.options import RunOptions
 from holdfast.ports.clients import ChatRequest
 from holdfast.testing.scripted import ScriptedChatClient, Step
 from rigs.peers.worker import THREAD, Saying, Worker, serve

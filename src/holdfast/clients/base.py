@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Unpack, cast
 
-from holdfast.engine.agents import AgentOptions, ChatAgent
+from holdfast.engine.agents import ChatAgent
+from holdfast.engine.options import AgentOptions
 from holdfast.ports.clients import ChatClient
 from holdfast.ports.runtime import SYSTEM, Runtime
 from holdfast.ports.stores import ThreadStore

@@ -11,6 +11,7 @@ package is imported when a server is first used.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import os
 import re
@@ -68,6 +69,7 @@ class MCPServer:
 
     def __init__(self, place: Open, command: str | None, name: str, options: MCPOptions) -> None:
         """Not for callers: see `stdio` and `http`."""
+        _check(options)
         self._place = place
         self._command = command
         self._name = options.get("name") or name
@@ -80,7 +82,6 @@ class MCPServer:
             _names("idempotent", options.get("idempotent")) or frozenset(),
             options.get("prefix"),
         )
-        _check(options)
         self._links: dict[asyncio.AbstractEventLoop, Link] = {}
         self._kind: type[Link] | None = None
         self._listed: tuple[Listed, ...] = ()
@@ -220,6 +221,9 @@ def _names(option: str, given: Iterable[str] | None) -> frozenset[str] | None:
 
 
 def _check(options: MCPOptions) -> None:
+    name = options.get("name")
+    if name is not None and not (isinstance(name, str) and name.isprintable() and 0 < len(name) <= 64):
+        raise InvalidInputError(f"name is a text of 1 to 64 printable characters; got {name!r}.")
     unknown = options.keys() - MCPOptions.__annotations__.keys()
     if unknown:
         raise InvalidInputError(f"An MCP server has no option {', '.join(sorted(map(repr, unknown)))}.")
@@ -231,10 +235,10 @@ def _check(options: MCPOptions) -> None:
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
             raise InvalidInputError(f"{word}={seconds!r} is no number of seconds above 0.")
     approval = given.get("approval", False)
-    if not isinstance(approval, bool) and (not callable(approval) or asyncio.iscoroutinefunction(approval)):
+    if not isinstance(approval, bool) and (not callable(approval) or inspect.iscoroutinefunction(approval)):
         raise InvalidInputError("approval is True, False or a plain function of a tool's name and its arguments.")
     if given.get("approval_seconds") is not None and approval is False:
         raise InvalidInputError("approval_seconds without approval: set approval as well.")
     prefix = given.get("prefix")
-    if prefix is not None and not re.fullmatch(r"[a-zA-Z0-9_-]{1,32}", prefix):
+    if prefix is not None and not (isinstance(prefix, str) and re.fullmatch(r"[a-zA-Z0-9_-]{1,32}", prefix)):
         raise InvalidInputError('prefix has 1 to 32 of the letters a to z and A to Z, digits, "_" and "-".')
