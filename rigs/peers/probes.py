@@ -217,7 +217,7 @@ PROBES = (
         "key",
     ),
     Probe("flipped-bit", "one bit of a stored text flips", _flipped_bit),
-    Probe("killed-in-tool", "SIGKILL inside a tool, after its effect", _killed_in_a_tool, "tools", "no tools yet"),
+    Probe("killed-in-tool", "SIGKILL inside a tool, after its effect", _killed_in_a_tool, "tools"),
     Probe(
         "killed-in-ready-made",
         "the same, with the ready-made agent (create_agent)",

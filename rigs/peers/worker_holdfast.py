@@ -10,13 +10,13 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 from typing import Any, get_type_hints
 
-from holdfast import AgentThread, ChatAgent, ChatMessage, SQLiteStore
+from holdfast import AgentThread, ChatAgent, ChatMessage, SQLiteStore, ToolCallUpdate, tool
 from holdfast.conversation.errors import ServiceUnavailableError
 from holdfast.conversation.updates import AgentRunResponseUpdate, FinishUpdate
 from holdfast.engine.options import RunOptions
 from holdfast.ports.clients import ChatRequest
 from holdfast.testing.scripted import ScriptedChatClient, Step
-from rigs.peers.worker import THREAD, Saying, Worker, serve
+from rigs.peers.worker import THREAD, TOOL, Saying, Worker, serve
 
 _KEYED = "idempotency_key" in get_type_hints(RunOptions)
 
@@ -37,6 +37,10 @@ def _client(saying: Saying) -> ScriptedChatClient:
         saying.asked(client.requests[-1]["messages"], _told)
         await asyncio.sleep(saying.thinks)
 
+    if saying.calls_tool:
+        call = ToolCallUpdate(index=0, call_id=f"call-{saying.n}", name=TOOL, arguments="{}")
+        client = ScriptedChatClient([asked, call, FinishUpdate(finish_reason="tool_calls")], [asked, *saying.pieces])
+        return client
     steps: list[Step] = [asked]
     if saying.fails:
         steps.append(ServiceUnavailableError("The service is unavailable.", service="scripted"))
@@ -63,7 +67,7 @@ class HoldfastWorker(Worker):
     """One agent for each saying (agents hold nothing), one thread."""
 
     packages = ("holdfast", "apsw")
-    able = frozenset({"stop"} | ({"key"} if _KEYED else set()))
+    able = frozenset({"stop", "tools"} | ({"key"} if _KEYED else set()))
     reads = "SELECT record FROM turns ORDER BY n"
 
     async def open(self) -> None:
@@ -73,7 +77,7 @@ class HoldfastWorker(Worker):
         self._store.close()
 
     async def run(self, saying: Saying) -> str:
-        agent, thread = self._made(_Deaf(saying.answer) if saying.quiet else _client(saying))
+        agent, thread = self._made(_Deaf(saying.answer) if saying.quiet else _client(saying), saying)
         return (await agent.run(saying.text, thread=thread, **self._options(saying))).text
 
     async def stream(self, saying: Saying) -> None:
@@ -95,8 +99,9 @@ class HoldfastWorker(Worker):
             messages += [ChatMessage("user", text=said), ChatMessage("assistant", text=answered)]
         await thread.add_messages(messages)
 
-    def _made(self, client: ScriptedChatClient) -> tuple[ChatAgent, AgentThread]:
-        agent = client.create_agent(thread_store=self._store)
+    def _made(self, client: ScriptedChatClient, saying: Saying | None = None) -> tuple[ChatAgent, AgentThread]:
+        tools = [tool(name=TOOL)(saying.in_tool)] if saying is not None and saying.calls_tool else []
+        agent = client.create_agent(thread_store=self._store, tools=tools)
         return agent, agent.get_thread(THREAD, create=True)
 
     def _options(self, saying: Saying) -> Any:
