@@ -140,6 +140,10 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "ContextProvider",
         "TurnContext",
     ),
+    "holdfast.engine.views": (
+        "LastTurns",
+        "TokenBudget",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -219,6 +223,8 @@ if TYPE_CHECKING:
     from holdfast.engine.threads import AddedMessages as AddedMessages
     from holdfast.engine.threads import AgentThread as AgentThread
     from holdfast.engine.threads import Branch as Branch
+    from holdfast.engine.views import LastTurns as LastTurns
+    from holdfast.engine.views import TokenBudget as TokenBudget
     from holdfast.ports.clients import ChatClient as ChatClient
     from holdfast.ports.clients import ChatOptions as ChatOptions
     from holdfast.ports.stores import ThreadInfo as ThreadInfo

@@ -1,6 +1,8 @@
 """MCP servers as programs of their own: one of the official package, and one that speaks an older version by hand.
 
-python mcp_programs.py stdio | http | old-stdio | old-http    (HTTP: the port comes in a line on stdout)
+    python mcp_programs.py stdio | http | old-stdio | old-http | old-http-that-tells
+
+At an address, the port comes in a line on stdout.
 """
 
 from __future__ import annotations
@@ -125,6 +127,7 @@ def _plain() -> CallToolResult:
 # --- an older version of the protocol, by hand -----------------------------------------------------------------
 
 OLD = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {"listChanged": True}}}
+TELLS = sys.argv[1:2] == ["old-http-that-tells"]
 sessions: set[str] = set()
 calls: list[Any] = []
 names = ["ask", "forget"]
@@ -169,7 +172,8 @@ class OldHandler(BaseHTTPRequestHandler):
             session = f"session-{len(sessions)}-{os.urandom(4).hex()}"
             sessions.add(session)
         if session not in sessions:
-            self._send(404 if session else 400, b"{}")
+            told = {"jsonrpc": "2.0", "id": asked.get("id"), "error": {"code": -32001, "message": "No such session"}}
+            self._send(404 if session else 400, json.dumps(told).encode() if TELLS else b"{}")
         elif "id" not in asked:
             self._send(202, b"")
         else:

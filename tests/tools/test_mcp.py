@@ -116,7 +116,6 @@ async def test_a_call_that_takes_too_long_is_given_up(kind: str, tmp_path: Path)
 
 
 async def test_a_list_that_changes_is_read_anew(server: MCPServer) -> None:
-    await asyncio.sleep(0.5)  # until the server has been asked to tell of changes
     before = await server.tools()
     assert await server.tools() is before
     old = (await by_name(server))["change"]
@@ -153,8 +152,7 @@ async def test_a_child_that_is_killed_between_two_calls() -> None:
     async with child() as server:
         first = int(await called(server, "pid"))
         os.kill(first, signal.SIGKILL)
-        await until(lambda: not is_alive(first))
-        await asyncio.sleep(0.2)  # until the pipe's end was noticed
+        await until(lambda: all(link.is_over for link in server._links.values()))
         assert int(await called(server, "pid")) != first
 
 
@@ -175,8 +173,9 @@ async def test_a_server_at_an_address_that_is_killed_in_the_middle_of_a_call(tmp
                 assert await called(server, "add", a=1, b=2) == "3"
 
 
-async def test_a_server_that_has_forgotten_the_session_is_asked_again() -> None:
-    with listening("old-http") as (port, _):
+@pytest.mark.parametrize("kind", ["old-http", "old-http-that-tells"])
+async def test_a_server_that_has_forgotten_the_session_is_asked_again(kind: str) -> None:
+    with listening(kind) as (port, _):
         async with at(port) as server:
             assert json.loads(await called(server, "ask"))["calls"] == 1
             assert json.loads(await called(server, "forget"))["calls"] == 2
@@ -305,6 +304,9 @@ async def test_what_is_set_for_a_server() -> None:
         {"allowed": "add"},
         {"idempotent": [1]},
         {"prefix": "a.b"},
+        {"prefix": 1},
+        {"name": "a\nb"},
+        {"name": 1},
         {"tiemout": 1},
     ],
     ids=str,

@@ -227,6 +227,7 @@ class ChatAgent:
             within,
             settings.get("context_providers", ()),
             self._id,
+            settings.get("history"),
         )
         return TurnRun(spec)
 

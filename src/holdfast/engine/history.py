@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 from holdfast.conversation.errors import DamagedError, InvalidInputError
 from holdfast.conversation.messages import ChatMessage
 from holdfast.conversation.records import ROOT, decode_turn
 from holdfast.conversation.turns import Turn, what_is_sent
 from holdfast.engine.handles import Handle
+from holdfast.engine.views import TOKENS_PER_BYTE, Window
 from holdfast.ports.clients import Codec
 from holdfast.ports.stores import Head, Segment, StoredTurn, ThreadStore
 
@@ -28,13 +30,14 @@ LOOK_BACK = 32
 class Encoded:
     """The conversation up to a turn, as one codec writes it: a buffer, and where in it each turn ends."""
 
-    __slots__ = ("_length", "buffer", "ends", "hash", "seq")
+    __slots__ = ("_length", "buffer", "ends", "hash", "ratio", "seq")
 
     def __init__(self, head: bytes | bytearray, ends: array[int] | None = None) -> None:
         self.buffer = bytearray(head)
         self.ends = ends if ends is not None else array("Q", (len(head),))
         self.hash = ROOT
         self.seq = len(self.ends) - 1  # the depth of the last turn in it
+        self.ratio = TOKENS_PER_BYTE
         self._length = len(self.buffer)
 
     @property
@@ -52,6 +55,18 @@ class Encoded:
     def prefix(self, seq: int) -> Encoded:
         """A copy that ends with the turn `seq`."""
         return Encoded(self.buffer[: self.ends[seq]], self.ends[: seq + 1])
+
+    def cut(self, view: Window) -> None:
+        """Leave out turns in front until the rest fits."""
+        begins, count, drop = self.ends[0], sum(1 for a, b in pairwise(self.ends) if b > a), 0
+        while drop < len(self.ends) - 1 and not view.fits(count, (self._length - self.ends[drop]) * self.ratio):
+            count -= self.ends[drop + 1] > self.ends[drop]
+            drop += 1
+        if drop:
+            gone = self.ends[drop] - begins
+            del self.buffer[begins : begins + gone]
+            self.ends = array("Q", [end - gone for end in self.ends[drop:]])
+            self._length = len(self.buffer)
 
     def body(self, new: bytes, tail: bytes) -> bytearray:
         """A whole request: the conversation, what is new, the tail in the place of the last separator.
@@ -98,11 +113,14 @@ async def conversation(store: ThreadStore, codec: Codec, instructions: str | Non
     return await _from_log(store, codec, instructions, head, slot)
 
 
-def keep(store: ThreadStore, codec: Codec, instructions: str | None, head: Head, slot: Encoded) -> None:
-    """Put an encoded conversation that ends at `head` into the cache."""
+def keep(
+    store: ThreadStore, codec: Codec, instructions: str | None, head: Head, slot: Encoded, view: str | None = None
+) -> None:
+    """Put an encoded conversation that ends at `head`, as far as a view shows it, into the cache."""
     if head.branch is not None:
         slot.hash = head.hash
-        store.cache.give((store.tenant, head.branch, codec.name, instructions), slot, slot.size)
+        key = (store.tenant, head.branch, codec.name, instructions)
+        store.cache.give(key if view is None else (*key, view), slot, slot.size)
 
 
 async def _from_log(

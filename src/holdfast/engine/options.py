@@ -20,6 +20,7 @@ from holdfast.engine.limits import DEFAULT, Limits
 from holdfast.engine.middleware import NOTHING_AROUND, Middleware, around
 from holdfast.engine.providers import ContextProvider, providers
 from holdfast.engine.toolkits import NO_TOOLS, Callee, answer_shape, toolkit
+from holdfast.engine.views import View, checked_view
 from holdfast.ports.clients import ChatOptions
 
 
@@ -36,8 +37,9 @@ class AgentOptions(TypedDict, total=False):
     on top of its agent's, and take the place of those of the same name. `tool_choice` is "auto", "none", or, for the
     first question of a run, "required" or the name of a tool. `response_format` is a type (a pydantic model, a
     dataclass, ...) or a JSON Schema; the answer in that form is the response's `.value`. `middleware` is put around
-    runs, questions and tool calls, a run's inside its agent's; `context_providers` add to what each turn is told. The
-    rest goes to the model: see `ChatOptions`.
+    runs, questions and tool calls, a run's inside its agent's; `context_providers` add to what each turn is told.
+    `history` says how much of the conversation the service is told: all of it, LastTurns(n), TokenBudget(n), or what a
+    function chooses of a list of turns. The rest goes to the model: see `ChatOptions`.
     """
 
     model: str | None
@@ -57,6 +59,7 @@ class AgentOptions(TypedDict, total=False):
     response_format: Any
     middleware: Sequence[Middleware] | Middleware
     context_providers: Sequence[ContextProvider]
+    history: View | None
     timeout: float | None
     on_conflict: OnConflict
     enqueue_timeout: float | None
@@ -105,7 +108,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 _RUN_OPTIONS = frozenset(
     (
         *("instructions", "timeout", "enqueue_timeout", "limits", "idempotency_key", "after", *_CHOICES),
-        *("tools", "response_format", "deps", "middleware", "context_providers"),
+        *("tools", "response_format", "deps", "middleware", "context_providers", "history"),
     )
 )
 
@@ -139,6 +142,8 @@ def checked_options(
         of_run["middleware"] = settings.get("middleware", NOTHING_AROUND).within(around(given["middleware"]))
     if "context_providers" in given:
         of_run["context_providers"] = (*settings.get("context_providers", ()), *providers(given["context_providers"]))
+    if "history" in given:
+        of_run["history"] = checked_view(given["history"])
     if "response_format" in given:
         of_run["response_format"] = shape = answer_shape(given["response_format"])
         of_model["answer_format"] = shape.format if shape is not None else None

@@ -17,13 +17,13 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any, cast
 
 from holdfast.conversation.cursors import spoken, units, updates_of
-from holdfast.conversation.errors import InvalidInputError
+from holdfast.conversation.errors import ContextTooLongError, InvalidInputError
 from holdfast.conversation.journal import Decision, recorded
 from holdfast.conversation.messages import ChatMessage
 from holdfast.conversation.records import decode_messages, encode_messages
 from holdfast.conversation.turns import output_told, unanswered_calls
 from holdfast.conversation.updates import AgentRunResponseUpdate, Answer
-from holdfast.engine import history, limits
+from holdfast.engine import history, limits, windows
 from holdfast.engine.effects import Effects, inherited
 from holdfast.engine.journals import JOURNAL_SECONDS
 from holdfast.engine.leases import INSIDE, Wish, acquire
@@ -32,6 +32,7 @@ from holdfast.engine.providers import Provided, gathered
 from holdfast.engine.rounds import FREE, Rounds
 from holdfast.engine.specs import RunSpec
 from holdfast.engine.telling import Told, write_down
+from holdfast.engine.views import LastTurns, TokenBudget
 from holdfast.ports.clients import ChatClient, ChatRequest
 from holdfast.ports.stores import OpenRun, Point, Terms
 
@@ -100,11 +101,13 @@ class _Exchange:
 class TurnRun(Rounds):
     """One run on one thread: made by an agent, driven by the loop, read by a stream."""
 
-    __slots__ = ("_answered_from", "_input", "_provided", "_tail", "maker")
+    __slots__ = ("_answered_from", "_input", "_is_cut", "_provided", "_tail", "maker")
 
     # What was said, as the service is told it.
     _input: Sequence[ChatMessage]
     _provided: Provided | None
+    # Whether it was asked with a smaller view already.
+    _is_cut: bool
     # Where the answer begins among the messages of the turn, if middleware has looked at it already.
     _answered_from: int | None
 
@@ -144,6 +147,7 @@ class TurnRun(Rounds):
         self.effects = Effects()
         self.kit = spec.kit
         self._provided = self._answered_from = None
+        self.view, self._is_cut = spec.view, False
         self._surroundings = None
         self.requests = ()
         self.value = None
@@ -151,6 +155,7 @@ class TurnRun(Rounds):
         self._answers = self._repairs = self._made_calls = 0
         self._tool_seconds = 0.0
         self._is_last = self._asked_without_tools = False
+        self._asked_bytes = 0
         self._asked_to_stop = None
         self._rollback = False
         self._lost = self._stalled = None
@@ -205,7 +210,11 @@ class TurnRun(Rounds):
             await self._end_failed_exchange()
         if self._encoded is None:
             assert self._opened is not None
-            self._encoded = await history.conversation(spec.thread.store, codec, self.instructions, self._opened.head)
+            store, head = spec.thread.store, self._opened.head
+            if self.view is None:
+                self._encoded = await history.conversation(store, codec, self.instructions, head)
+            else:
+                self._encoded = await windows.seen(store, codec, self.instructions, head, self.view)
         told, tail, options = self._told, self._tail, self.options
         if changed is not None:
             told, options = history.encode(codec, changed.messages), changed.options
@@ -213,6 +222,7 @@ class TurnRun(Rounds):
             tail = self._tail_for(options)
         body = self._encoded.body(told, tail)
         self._rounds += 1
+        self._asked_bytes = len(body)
         self._exchange = _Exchange(spec.client, ChatRequest(body, options, spec.stream), self.heard)
 
     async def next_updates(self) -> Iterator[AgentRunResponseUpdate] | None:
@@ -225,6 +235,10 @@ class TurnRun(Rounds):
         try:
             async with asyncio.timeout_at(self._deadline) as self._waking:
                 updates = await self._exchange.next()
+        except ContextTooLongError:
+            if not await self._shows_less():
+                raise
+            return await self.next_updates()
         finally:
             # It knows its task, and that may keep the stream alive: a reader that was cancelled between two updates
             # would then hold the thread until the garbage collector comes by.
@@ -258,20 +272,32 @@ class TurnRun(Rounds):
         if self.calls:
             self._own_journal().answered(self._output[before:], self._usage, self._rounds)
 
+    async def _shows_less(self) -> bool:
+        """Ask once more with the next smaller view, if there is one, and nothing was said yet."""
+        if self._is_cut or not isinstance(self.view, (LastTurns, TokenBudget)) or self.said():
+            return False
+        self._is_cut = True
+        await self._end_exchange()
+        assert self._encoded is not None
+        self._encoded.restore()
+        self._encoded.cut(self.view.smaller())
+        await self.ask()
+        return True
+
     # --- what middleware and providers do with it ----------------------------------------------------------------
 
     async def prepare(self) -> None:
         """Ask those who add something to the turn: sources of tools, providers of context."""
         spec, codec = self.spec, self.spec.client.codec
         async with asyncio.timeout_at(self._deadline) as self._waking:
-            if self.kit.sources:
-                self.kit = await self.kit.resolved()
             if spec.providers:
                 given = self._provided = await gathered(spec.providers, self.surroundings())
                 self.kit = self.kit.joined(given.kit)
                 if given.recorded and not self._output:
                     self._output.extend(given.recorded)
                     self._own_journal().answered(given.recorded, None, 0)
+            if self.kit.sources:
+                self.kit = await self.kit.resolved()
         self._waking = None
         self._tail = codec.tail(self.options, stream=spec.stream, tools=self.kit.encoded(codec))
         self._opens_with(self._input)

@@ -12,21 +12,19 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
 
 from holdfast.conversation.approvals import ApprovalRequest
 from holdfast.conversation.errors import DamagedError, HoldfastError, StaleRunError, StoreError
-from holdfast.conversation.messages import ChatMessage
 from holdfast.conversation.records import encode_turn
-from holdfast.conversation.turns import RunStatus, Turn, TurnStatus, output_told, unanswered_calls
-from holdfast.conversation.updates import AgentRunResponseUpdate, Answer, Usage, sound
+from holdfast.conversation.turns import RunStatus, TurnStatus, output_told, unanswered_calls
+from holdfast.conversation.updates import Answer, sound
 from holdfast.engine import endings, history
 from holdfast.engine.acting import Acting
-from holdfast.engine.effects import Effects, call_ids, new_call_id
+from holdfast.engine.effects import Effects
+from holdfast.engine.hearing import Heard
 from holdfast.engine.leases import release
-from holdfast.engine.responses import AgentRunResponse, response_of
-from holdfast.engine.specs import RunSpec
+from holdfast.engine.views import LastTurns, TokenBudget, View
 from holdfast.ports.clients import ChatOptions
 from holdfast.ports.stores import Handed, Head, NewTurn, OpenRun
 
@@ -43,85 +41,50 @@ BLOCKED_SECONDS = 1.0
 _deciding = threading.RLock()
 
 
-class Exchange(Protocol):
-    """A request under way; `runs` makes it."""
-
-    async def next(self) -> Iterator[AgentRunResponseUpdate] | None: ...
-
-    @property
-    def length(self) -> int: ...
-
-    def handed(self) -> Sequence[AgentRunResponseUpdate]: ...
-
-    def heard(self) -> Answer: ...
-
-    async def end(self) -> None: ...
-
-
-class Sealable:
+class Sealable(Heard):
     """A run as those see it who end it; `TurnRun` adds how it is made."""
 
     __slots__ = (
         "__weakref__",
         "_acting",
-        "_answer",
+        "_asked_bytes",
         "_asked_to_stop",
-        "_before",
         "_deadline",
         "_encoded",
-        "_exchange",
         "_handed_at",
         "_loop",
         "_lost",
         "_opened",
-        "_output",
         "_process",
         "_rollback",
-        "_rounds",
         "_said",
         "_sealing",
         "_stalled",
-        "_status",
         "_stored_input",
         "_timer",
-        "_turn",
-        "_usage",
         "_waking",
         "effects",
         "failure",
         "instructions",
         "options",
-        "requests",
         "restarts",
-        "spec",
-        "turn_id",
-        "value",
+        "view",
     )
 
     # Set by TurnRun.
-    spec: RunSpec
-    turn_id: str
     restarts: tuple[tuple[int, int], ...]
     # What the run raised, for a reader who asks later.
     failure: Exception | None
     # What the service is told beside the messages, as middleware may have changed it.
     instructions: str | None
     options: ChatOptions
-    # The calls that the run waits to be allowed, and the answer in the form that was asked for.
-    requests: tuple[ApprovalRequest, ...]
-    value: Any
+    view: View | None
+    # How long the last question was.
+    _asked_bytes: int
     effects: Effects
     _acting: Acting | None
     _opened: OpenRun | None
-    _status: RunStatus | None
     _sealing: Handed[Head] | None
-    _turn: Turn | None
-    _exchange: Exchange | None
-    _answer: Answer | None
-    _output: list[ChatMessage]
-    _before: list[AgentRunResponseUpdate]
-    _usage: Usage | None
-    _rounds: int
     _said: bytes
     _stored_input: bytes
     _encoded: history.Encoded | None
@@ -227,69 +190,31 @@ class Sealable:
         else:
             told = history.encode(self.spec.client.codec, output_told(self._output))
             self._encoded.append(self._said + told)
-        spec = self.spec
-        history.keep(spec.thread.store, spec.client.codec, self.instructions, head, self._encoded)
+        used = self._answer.usage if self._answer is not None else None
+        if used is not None and used.input_tokens and self._asked_bytes:
+            self._encoded.ratio = used.input_tokens / self._asked_bytes
+        self._keep(head)
+
+    def _keep(self, head: Head) -> None:
+        """Let the cache have the conversation, as far as this run's view shows it."""
+        store, codec, view = self.spec.thread.store, self.spec.client.codec, self.view
+        assert self._encoded is not None
+        if view is None:
+            history.keep(store, codec, self.instructions, head, self._encoded)
+        elif isinstance(view, (LastTurns, TokenBudget)):  # what a function chooses, it chooses anew
+            history.keep(store, codec, self.instructions, head, self._encoded, view.key)
 
     def _give_back(self) -> None:
         """The run waits, and the conversation is still what it was before."""
         if self._encoded is not None and self._opened is not None:
             self._encoded.restore()
-            spec, head = self.spec, self._opened.head
-            history.keep(spec.thread.store, spec.client.codec, self.instructions, head, self._encoded)
+            self._keep(self._opened.head)
 
     async def _is_recorded(self) -> bool:
         with contextlib.suppress(StoreError):
             progress = await self.spec.thread.store.progress(self.spec.thread.id, self.turn_id)
             return progress is not None and progress.turn is not None
         return False
-
-    # --- the answer, as far as it was heard --------------------------------------------------------------------
-
-    def _recall(self) -> None:
-        """The answer that was asked for again never began: what a dead process had said of it stands."""
-        answer = Answer()
-        answer.add(self._before)
-        message = answer.message(
-            lambda index: new_call_id(self.turn_id, index),
-            taken=call_ids(self._output),
-            author_name=self.spec.agent_name,
-        )
-        if message is not None:
-            self._output.append(message)
-
-    def _take_answer(self) -> None:
-        if self._exchange is None or self._exchange.heard() is self._answer:
-            return
-        self._answer = self._exchange.heard()
-        message = self._answer.message(
-            lambda index: new_call_id(self.turn_id, self._rounds, index),
-            taken=call_ids(self._output),
-            author_name=self.spec.agent_name,
-        )
-        if message is not None:
-            self._output.append(message)
-            self._before = []
-        used = self._answer.usage
-        if used is not None:
-            self._usage = used if self._usage is None else self._usage + used
-
-    def response(self) -> AgentRunResponse:
-        """What there is of the agent's part, once the turn is sealed, or waits."""
-        if self._turn is not None:
-            return response_of(self._turn, self.spec.thread.id, self.spec.shape)
-        answer = self._answer or Answer()
-        return AgentRunResponse(
-            tuple(self._output),
-            self.turn_id,
-            self.spec.thread.id,
-            self._status or "failed",
-            self._usage,
-            answer.finish_reason,
-            answer.model,
-            answer.response_id,
-            self.requests,
-            self.value,
-        )
 
     # --- the one path to the log -------------------------------------------------------------------------------
 

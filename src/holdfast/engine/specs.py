@@ -14,6 +14,7 @@ from holdfast.engine.limits import DEFAULT, Limits
 from holdfast.engine.middleware import NOTHING_AROUND, Around
 from holdfast.engine.providers import ContextProvider
 from holdfast.engine.toolkits import NO_TOOLS, AnswerShape, Toolkit
+from holdfast.engine.views import View
 from holdfast.ports.clients import ChatClient, ChatOptions
 from holdfast.ports.runtime import Runtime
 from holdfast.ports.stores import Point
@@ -49,3 +50,4 @@ class RunSpec(Struct, frozen=True):
     around: Around = NOTHING_AROUND
     providers: tuple[ContextProvider, ...] = ()
     agent_id: str = ""
+    view: View | None = None

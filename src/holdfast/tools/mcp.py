@@ -108,7 +108,7 @@ class MCPServer:
                 'An MCP server is started by a command and a list: MCPServer.stdio("uvx", ["..."]).'
             )
 
-        def place(heard: deque[str]) -> Any:
+        def place(heard: deque[str], _: object) -> Any:
             return links().child(name, [command, *args], heard, env=env, cwd=cwd, stderr=stderr)
 
         first = next((each for each in args if not each.startswith("-")), command)
@@ -121,7 +121,7 @@ class MCPServer:
         parts = urlsplit(url) if isinstance(url, str) else None
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
             raise InvalidInputError("The address of an MCP server begins with http:// or https:// and names a host.")
-        return cls(lambda _: links().address(url, headers), None, parts.hostname, options)
+        return cls(lambda _, forgotten: links().address(url, headers, forgotten), None, parts.hostname, options)
 
     def __repr__(self) -> str:
         return f"<MCP server {self._name}>"  # no arguments, no address: they may hold secrets

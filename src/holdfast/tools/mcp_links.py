@@ -49,9 +49,15 @@ _MOST_BYTES = 64 * 1024 * 1024
 # Seconds until changes of the list are listened for again, the first time and at most.
 _AGAIN_SECONDS, _AGAIN_MOST = 1.0, 60.0
 
-# A pair of streams, as the package has them; what is entered to get it is given a place for what it says beside them.
+# Codes with which servers say that they do not know a session: nothing was done. The package's own is the first.
+_NO_SESSION = (INVALID_REQUEST, -32001)
+# Seconds for which a connection whose session is gone still takes the answers that are on their way.
+_LAST_ANSWERS = 2.0
+
+# A pair of streams, as the package has them. What is entered to get it is given a place for what the server says beside
+# them, and whom to tell that the server has forgotten the session.
 Streams = tuple[Any, Any]
-Open = Callable[[deque[str]], AbstractAsyncContextManager[Streams]]
+Open = Callable[[deque[str], Callable[[], None]], AbstractAsyncContextManager[Streams]]
 
 
 @asynccontextmanager
@@ -78,14 +84,20 @@ async def child(
 
 
 @asynccontextmanager
-async def address(url: str, headers: Mapping[str, str] | None) -> AsyncGenerator[Streams]:
+async def address(
+    url: str, headers: Mapping[str, str] | None, forgotten: Callable[[], None]
+) -> AsyncGenerator[Streams]:
     """A server at an address. How long an answer may take is for the call to say."""
     timeout = httpx2.Timeout(30.0, read=None)
-    async with (
-        create_mcp_http_client(None if headers is None else dict(headers), timeout) as http,
-        streamable_http_client(url, http_client=http, max_sse_event_size=_MOST_BYTES) as streams,
-    ):
-        yield streams
+
+    async def look(response: httpx2.Response) -> None:
+        if response.status_code == 404 and "mcp-session-id" in response.request.headers:
+            forgotten()  # so says the protocol, whatever words and code a server has for it
+
+    async with create_mcp_http_client(None if headers is None else dict(headers), timeout) as http:
+        http.event_hooks = {"response": [look]}
+        async with streamable_http_client(url, http_client=http, max_sse_event_size=_MOST_BYTES) as streams:
+            yield streams
 
 
 class Link:
@@ -104,6 +116,7 @@ class Link:
         self._tools: tuple[Listed, ...] | None = None
         self._is_stale = False
         self._is_ended = False
+        self._is_forgotten = False
         self._reading = asyncio.Lock()
         # In a context of its own: it outlives the call, the run and the trace in which it began.
         self._task = asyncio.create_task(self._keep(), name=f"holdfast mcp {name}", context=contextvars.Context())
@@ -111,7 +124,7 @@ class Link:
 
     @property
     def is_over(self) -> bool:
-        return self._over.is_set() or self._task.done()
+        return self._over.is_set() or self._is_forgotten or self._task.done()
 
     def end(self) -> None:
         """Have it end; it may take a moment."""
@@ -131,6 +144,12 @@ class Link:
         if self._client is None:
             raise self._told(self._error)
         return self._client
+
+    def _forget(self) -> None:
+        """The server does not know our session any more: others take another link."""
+        if not self._is_forgotten:
+            self._is_forgotten = True
+            asyncio.get_running_loop().call_later(_LAST_ANSWERS, self.end)
 
     # --- the task that keeps it ---------------------------------------------------------------------------------
 
@@ -163,7 +182,7 @@ class Link:
     @asynccontextmanager
     async def _watched(self) -> AsyncGenerator[Streams]:
         """The streams of the place, with an eye on their end."""
-        async with self._place(self._heard) as (read, write):
+        async with self._place(self._heard, self._forget) as (read, write):
             yield _Watched(read, self._over.set), write
 
     # --- what changes -------------------------------------------------------------------------------------------
@@ -217,17 +236,12 @@ class Link:
         try:
             result = await client.call_tool(tool, arguments, meta=meta)
         except MCPError as error:
-            if self._is_forgotten(error):
-                self.end()
+            if self._is_forgotten and error.code in _NO_SESSION:
                 return None
             raise ToolError(self._told_of_call(error)) from error
         except (RuntimeError, ValidationError) as error:
             raise ToolError(f"The server has answered, but not as it should: {_first_line(error)}") from error
         return self._text(result)
-
-    def _is_forgotten(self, error: MCPError) -> bool:
-        """Whether the server does not know our session (any more): the package's word for a 404 within one."""
-        return self._command is None and error.code == INVALID_REQUEST and error.message == "Session terminated"
 
     def _text(self, result: CallToolResult) -> str:
         text = text_of(result)
