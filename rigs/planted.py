@@ -30,11 +30,14 @@ from pathlib import Path
 import msgspec
 
 import holdfast
-from rigs.planted_bugs import BUGS, Bug, applied
+from rigs import planted_bugs, planted_tools
+from rigs.planted_bugs import Bug, applied
 
 SOURCE = Path(holdfast.__file__).parent
 HERE = Path(__file__).parents[1]
 PATIENCE = 240.0
+
+BUGS = (*planted_bugs.BUGS, *planted_tools.BUGS)
 
 # The campaigns, short, the quickest first.
 CAMPAIGNS: Mapping[str, str] = {
@@ -51,6 +54,7 @@ CAMPAIGNS: Mapping[str, str] = {
     "clocks": "rigs.clocks --jumps 40 --seed 1",
     "moves": "rigs.moves --steps 1000 --seed 1",
     "cancel": "rigs.cancel --brief --seed 1",
+    "tools": "rigs.tools --kills 40 --seed 1",
 }
 # By which command each bug is noticed, in seconds.
 CAUGHT_BY: Mapping[str, str] = {
@@ -79,6 +83,7 @@ CAUGHT_BY: Mapping[str, str] = {
     "only-the-last-hash-checked": "rigs.flips --column turns.record --flips 20 --seed 1",
     "retry-after-text": "rigs.faults --part faults --talk jokes --kind 'cut (reset)'",
     "cut-off-answer-completed": "rigs.faults --part faults --talk jokes --kind 'cut (clean)'",
+    **planted_tools.CAUGHT_BY,
 }
 
 

@@ -15,8 +15,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the rigs stand beside the library, not in it
 
-from rigs.planted import CAMPAIGNS, CAUGHT_BY, SOURCE, hunt  # noqa: E402
-from rigs.planted_bugs import BUGS, Bug, applied  # noqa: E402
+from rigs.planted import BUGS, CAMPAIGNS, CAUGHT_BY, SOURCE, hunt  # noqa: E402
+from rigs.planted_bugs import Bug, applied  # noqa: E402
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)

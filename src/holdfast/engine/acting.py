@@ -84,7 +84,7 @@ class Acting:
         was_begun = call_id in effects.started
         if was_begun and not (tool is not None and tool.idempotent):
             self._settle(call, UNKNOWN)
-        elif not is_allowed:
+        elif not is_allowed and not was_begun:
             self._settle(call, "The limit of tool calls in one turn was reached; this call was not made.")
         elif tool is None:
             self._settle(call, no_such_tool(call, list(self._tools)))
@@ -134,9 +134,9 @@ class Acting:
         """
         found: list[ChatMessage] = []
         while not found:
+            await self._begin_some()
             while self._told and self._told[0].call_id in self._effects.results:
                 found.append(self._effects.results.pop(self._told.popleft().call_id))
-            await self._begin_some()
             if found or not self._tasks:
                 break
             await self._some_result()
@@ -182,7 +182,8 @@ class Acting:
             if task.cancelled():
                 continue  # its outcome is unknown
             message = self._effects.results[call.call_id] = task.result()
-            if not self._told or self._told[0].call_id != call.call_id:
+            # Also one that is the next, if others are to be begun (which takes its time) before it is handed on.
+            if self._ready or not self._told or self._told[0].call_id != call.call_id:
                 self._apart(message)
 
     async def _out_of_time(self) -> None:

@@ -56,6 +56,20 @@ class Journal:
         record = journal.started(self._run.epoch, self._place, calls, decided)
         await self._store.journal(self._run, self._with_held(record), durable=True)
 
+    async def written(self) -> None:
+        """Wait until what was written down last is there: no service is to know of a result that is not.
+
+        Raises StaleRunError if it was refused because the thread has another writer.
+        """
+        if self._handed is not None:
+            try:
+                await self._handed
+            except StaleRunError:
+                raise
+            except StoreError as error:
+                self._handed = None
+                log.warning("turn %s: the journal could not be written: %s", self._run.turn_id, error)
+
     def results(self, messages: Sequence[ChatMessage]) -> None:
         """Write down the next results in the order of the calls."""
         self._write(journal.done(self._run.epoch, self._answer, messages))

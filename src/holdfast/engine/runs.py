@@ -206,6 +206,8 @@ class TurnRun(Rounds):
     async def ask(self, changed: ModelCallContext | None = None) -> None:
         """Put what there is to the service, as middleware may have changed it."""
         spec, codec = self.spec, self.spec.client.codec
+        if self._journal is not None:
+            await self._journal.written()
         if self._exchange is not None and changed is not None:
             await self._end_failed_exchange()
         if self._encoded is None:

@@ -125,10 +125,13 @@ class Sealable(Heard):
         try:
             if self._acting is not None and self.is_open:
                 await self._acting.end()
-        finally:
-            # Handed over before anything else is awaited: whatever is cancelled from here on, it is on its way.
-            if self.is_open:
-                self._hand_over(endings.status_after(error), error)
+        except BaseException:
+            # Cancelled once more while tools are waited for: what is left to do here is what awaits nothing.
+            self._close_at_once(error)
+            release(self.spec.thread, self)
+            raise
+        # Handed over before anything else is awaited: whatever is cancelled from here on, it is on its way.
+        self._close_at_once(error)
         if isinstance(error, HoldfastError):
             self._tell_what_there_is(error)
         if self._opened is None:
@@ -145,6 +148,10 @@ class Sealable(Heard):
             raise failure from error
         finally:
             release(self.spec.thread, self)
+
+    def _close_at_once(self, error: BaseException | None) -> None:
+        if self.is_open:
+            self._hand_over(endings.status_after(error), error)
 
     async def _park(self, requests: Sequence[ApprovalRequest], records: Sequence[bytes]) -> None:
         """Leave the run waiting on the disk: from now on whoever answers the requests goes on with it."""
