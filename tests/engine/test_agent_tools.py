@@ -77,14 +77,14 @@ async def test_it_is_forked_and_rewound_with_its_thread(store: ThreadStore) -> N
     assert await heard(fork) == ["one", "fork", "fork 2"]
 
 
-async def test_called_twice_at_once_both_begin_where_it_stood(store: ThreadStore) -> None:
-    agent, inner = a_pair(store, ask("one"), [*ask("left"), *ask("right")], ask("after"))
+async def test_called_twice_at_once_it_is_one_conversation(store: ThreadStore) -> None:
+    agent, inner = a_pair(store, ask("one"), [*ask("two"), *ask("three")], ask("four"))
     thread = agent.get_new_thread()
     await agent.run("x", thread=thread)
     both = await agent.run("x", thread=thread)
-    assert results(both) == ["You said: left", "You said: right"]
+    assert results(both) == ["You said: two", "You said: three"]
     await agent.run("x", thread=thread)
-    assert [text for role, text in inner.said() if role == "user"] == ["one", "right", "after"]
+    assert [text for role, text in inner.said() if role == "user"] == ["one", "two", "three", "four"]
 
 
 async def test_a_call_that_a_crash_cut_off_is_not_asked_again(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ async def test_it_is_told_how_the_run_ended(store: ThreadStore) -> None:
     client = ScriptedChatClient("one", calling(("pay", {"amount": 1})), ["half", asyncio.Event().wait])
     agent = client.create_agent(middleware=[watches], tools=[pay], thread_store=store)
     await agent.run("x")
-    await agent.run("x")
+    await agent.run("x", thread=agent.get_new_thread())
     with pytest.raises(RunTimeoutError):
         await agent.run("x", timeout=0.05)
     assert seen == ["completed", "waiting", "RunTimeoutError"]

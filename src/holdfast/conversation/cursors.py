@@ -84,11 +84,11 @@ def units(update: AgentRunResponseUpdate) -> int:
     if kind is AgentRunResponseUpdate:
         return _length(update.text)
     if isinstance(update, ToolCallUpdate):
-        return _length(update.arguments)
+        return 1 + _length(update.arguments)
     if isinstance(update, ReasoningUpdate):
         return _length(update.reasoning)
     if isinstance(update, ToolResultUpdate):
-        return _length(update.result)
+        return 1 + _length(update.result)
     return _length(update.refusal) if isinstance(update, RefusalUpdate) else 0
 
 

@@ -15,8 +15,10 @@ from contextvars import ContextVar
 from typing import Any
 
 from holdfast.conversation.approvals import ApprovalRequest
+from holdfast.conversation.errors import InvalidInputError
 from holdfast.conversation.journal import Decision
 from holdfast.conversation.messages import ChatMessage, ToolCallContent
+from holdfast.conversation.records import encode_messages
 from holdfast.conversation.updates import sound
 from holdfast.engine.effects import UNKNOWN, Effects, no_such_tool, result_message
 from holdfast.engine.leases import INSIDE
@@ -28,6 +30,7 @@ from holdfast.ports.tools import LookBack, Tool, ToolAnswer, ToolContext, ToolEr
 AGENTS: ContextVar[tuple[str, ...]] = ContextVar("holdfast_agents", default=())
 # Seconds for which a run that ends waits for functions that cannot be cancelled.
 GRACE_SECONDS = 5.0
+_HAS_RUN = "The tool has run, but its result"
 # The longest message of an error that is told to a model.
 _LONGEST_ERROR = 1000
 
@@ -63,15 +66,17 @@ class Acting:
         self._apart = apart  # writes down a result that comes before its turn
         self._told: deque[ToolCallContent] = deque(calls)
         self._ready: deque[ToolCallContent] = deque()  # to be begun
-        self._decisions: dict[str, Decision] = {}  # to be written down with what is begun
         self._tasks: dict[asyncio.Task[ChatMessage], ToolCallContent] = {}
         self._contexts: dict[str, ToolContext[Any]] = {}
         self._until = None if seconds is None else asyncio.get_running_loop().time() + seconds
         self.requests: list[ApprovalRequest] = []
         # How many calls were begun.
         self.begun = 0
-        for number, call in enumerate(calls):
-            self._place(call, is_allowed=number < allowed)
+        self._shared: dict[object, Any] = {}  # what tools of one kind share among the calls of this answer
+        for call in calls:
+            is_fresh = call.call_id not in effects.started and call.call_id not in effects.results
+            self._place(call, is_allowed=not is_fresh or allowed > 0)
+            allowed -= is_fresh
 
     # --- what becomes of each -----------------------------------------------------------------------------------
 
@@ -83,44 +88,51 @@ class Acting:
         tool = self._tools.get(call.name)
         was_begun = call_id in effects.started
         if was_begun and not (tool is not None and tool.idempotent):
-            self._settle(call, UNKNOWN)
+            self._settle(call, UNKNOWN, effects.decided.get(call_id))
         elif not is_allowed and not was_begun:
             self._settle(call, "The limit of tool calls in one turn was reached; this call was not made.")
-        elif tool is None:
+        elif tool is None and call_id not in effects.waits:
             self._settle(call, no_such_tool(call, list(self._tools)))
         elif was_begun or self._is_allowed(call, tool):
             self._ready.append(call)
 
-    def _is_allowed(self, call: ToolCallContent, tool: Tool) -> bool:
-        decision = self._effects.decided.get(call.call_id)
-        if decision is not None:
-            if decision.approved:
-                return True
+    def _is_allowed(self, call: ToolCallContent, tool: Tool | None) -> bool:
+        decision, asked = self._effects.decided.get(call.call_id), self._effects.waits.get(call.call_id)
+        if decision is not None and not decision.approved:
             why = f" {decision.why}" if decision.why else ""
             self._settle(call, f"This call was not allowed, and not made.{why}", decision)
             return False
-        if not tool.needs_approval(call.arguments):
+        if decision is not None and tool is not None:
             return True
-        now = self._spec.runtime.now_us()
-        asked = self._effects.waits.get(call.call_id)
         if asked is None:
-            seconds = tool.approval_seconds
-            expires = None if seconds is None else now + int(seconds * 1e6)
-            asked = ApprovalRequest(
-                self._spec.thread.id,
-                self._turn_id,
-                call.call_id,
-                call.name,
-                call.arguments,
-                self._spec.agent_name,
-                now,
-                expires,
-            )
-        elif asked.expires_us is not None and now >= asked.expires_us:
+            if tool is None or not tool.needs_approval(call.arguments):
+                return tool is not None
+            if self._spec.is_one_off:
+                self._settle(
+                    call, "This call needs somebody's approval, and here nobody can be asked; it was not made."
+                )
+                return False
+            asked = self._request(call, tool)
+        # What somebody was asked is not done without an answer, whatever a rule would say by now.
+        if asked.expires_us is not None and self._spec.runtime.now_us() >= asked.expires_us:
             self._settle(call, "Nobody allowed this call in time; it was not made.")
             return False
         self.requests.append(asked)
         return False
+
+    def _request(self, call: ToolCallContent, tool: Tool) -> ApprovalRequest:
+        now = self._spec.runtime.now_us()
+        seconds = tool.approval_seconds
+        return ApprovalRequest(
+            self._spec.thread.id,
+            self._turn_id,
+            call.call_id,
+            call.name,
+            call.arguments,
+            self._spec.agent_name,
+            now,
+            None if seconds is None else now + int(seconds * 1e6),
+        )
 
     def _settle(self, call: ToolCallContent, text: str, decision: Decision | None = None) -> None:
         self._effects.results[call.call_id] = result_message(call, text, is_error=True, decision=decision)
@@ -151,8 +163,8 @@ class Acting:
         ids = [call.call_id for call in calls]
         decided = self._effects.decided
         await self._begin(ids, {name: decided[name] for name in ids if name in decided})
+        self.begun += len(set(ids) - self._effects.started)
         self._effects.started.update(ids)
-        self.begun += len(calls)
         for call in calls:
             context = ToolContext(
                 call.name,
@@ -162,6 +174,7 @@ class Acting:
                 self._spec.deps,
                 store=self._spec.thread.store,
                 look_back=self._look_back,
+                shared=self._shared,
             )
             self._contexts[call.call_id] = context
             task = asyncio.create_task(self._made(call, context), name=f"holdfast {call.name} {call.call_id}")
@@ -209,37 +222,60 @@ class Acting:
         try:
             async with asyncio.timeout(tool.timeout) as limit:
                 answer = await self._called(tool, call, context)
+            return self._result(call, answer, decision)
+        except (KeyboardInterrupt, SystemExit):
+            raise
         except ToolError as error:
             return self._failed(call, str(error), decision)
         except asyncio.CancelledError:
             if context.cancelled:
                 raise
-            return self._failed(call, "The tool gave up: it was cancelled from within.", decision)
-        except Exception as error:
+            # Somebody has cancelled all tasks there are, or it has cancelled itself.
+            told = UNKNOWN if tool.in_thread else "The tool gave up: it was cancelled from within."
+            return self._failed(call, told, decision)
+        except BaseException as error:
             if isinstance(error, TimeoutError) and limit.expired():
                 context.cancel()
                 return self._failed(call, _timed_out(tool), decision)
             return self._failed(call, f"{type(error).__name__}: {error}", decision)
+
+    def _result(self, call: ToolCallContent, answer: object, decision: Decision | None) -> ChatMessage:
+        """The message of what a tool gave; of an error, if that cannot be told."""
         text, beside = (answer.text, answer.properties) if isinstance(answer, ToolAnswer) else (answer, None)
         most = self._spec.limits.result_chars
+        if not isinstance(text, str):
+            return self._failed(call, f"{_HAS_RUN} is no text but a {type(text).__name__}.", decision)
         if len(text) > most:
-            what = f"The result has {len(text):,} characters, and at most {most:,} can be read. Ask for less of it."
+            what = f"{_HAS_RUN} has {len(text):,} characters, and at most {most:,} can be read. Ask for less of it."
             return self._failed(call, what, decision)
-        return result_message(call, sound(text), decision=decision, beside=beside)
+        message = result_message(call, sound(text), decision=decision, beside=beside)
+        try:
+            encode_messages([message])
+        except InvalidInputError:
+            return self._failed(call, f"{_HAS_RUN} holds something that cannot be written down.", decision)
+        return message
 
     async def _called(self, tool: Tool, call: ToolCallContent, context: ToolContext[Any]) -> str | ToolAnswer:
         """The call, within what is put around it."""
         if not self._spec.around.tool:
             return await tool.call(call.arguments, context)
 
+        has_ended = has_failed = False
+
         async def innermost(around: ToolCallContext) -> str | ToolAnswer:
+            nonlocal has_ended, has_failed
             if around.arguments != call.arguments and call.call_id in self._effects.decided:
                 raise ToolError("Its arguments were changed after it had been allowed; it was not made.")
-            return await tool.call(around.arguments, context)
+            if has_ended or (has_failed and not tool.idempotent):
+                raise RuntimeError("call_next was called twice around a tool call: it is made once.")
+            has_failed = True
+            answer = await tool.call(around.arguments, context)
+            has_ended = True
+            return answer
 
         around = ToolCallContext(self._run, call.name, call.arguments, context)
-        answer = await chained(self._spec.around.tool, innermost)(around)
-        return answer if isinstance(answer, ToolAnswer) else str(answer)
+        answer: str | ToolAnswer = await chained(self._spec.around.tool, innermost)(around)
+        return answer
 
     @staticmethod
     def _failed(call: ToolCallContent, why: str, decision: Decision | None) -> ChatMessage:
@@ -255,10 +291,20 @@ class Acting:
                 task.cancel()
         if self._tasks:
             done, late = await asyncio.wait(self._tasks, timeout=GRACE_SECONDS)
-            for task in late:
+            for task in late:  # their outcome is unknown
                 task.cancel()
+                self._tasks.pop(task)
             with contextlib.suppress(asyncio.CancelledError):
                 self._take(done)
+
+    def give_up(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """The run was ended from outside: tell the tools, from whichever thread."""
+        for context in self._contexts.values():
+            context.cancel()
+        for task, call in list(self._tasks.items()):
+            if loop is not None and not self._tools[call.name].in_thread:
+                with contextlib.suppress(RuntimeError):  # the loop was closed, and its tasks with it
+                    loop.call_soon_threadsafe(task.cancel)
 
 
 def _timed_out(tool: Tool) -> str:

@@ -10,16 +10,24 @@ thread left it; so no other thread that shares its past is disturbed.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import re
 from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
-from holdfast.conversation.errors import HoldfastError, InvalidInputError, ThreadExistsError, TurnNotFoundError
+from holdfast.conversation.errors import (
+    HoldfastError,
+    InvalidInputError,
+    ThreadDeletedError,
+    ThreadExistsError,
+    ThreadNotFoundError,
+    TurnNotFoundError,
+)
 from holdfast.conversation.ids import checked_thread_id
 from holdfast.conversation.messages import ChatMessage
 from holdfast.engine.acting import AGENTS
@@ -123,7 +131,9 @@ class AgentTool:
         try:
             if self._conversation == "new" or context.store is None:
                 return self._text(await fold(self._agent._run(task, None, False, {"deps": context.deps})))
-            return await self._go_on(task, context)
+            # Calls of one answer are one conversation too: one after the other.
+            async with context.shared.setdefault((AgentTool, self.spec.name), asyncio.Lock()):
+                return await self._go_on(task, context)
         except HoldfastError as error:
             raise ToolError(f"{self.spec.name} has failed: {type(error).__name__}: {error}") from error
 
@@ -145,8 +155,10 @@ class AgentTool:
     # --- a lasting conversation -----------------------------------------------------------------------------------
 
     async def _go_on(self, task: str, context: ToolContext[Any]) -> ToolAnswer:
-        found = await context.look_back(lambda message: self._place_in(message) is not None)
-        place = None if found is None else self._place_in(found)
+        place: _Place | None = context.shared.get((_Place, self.spec.name))  # of the call before, in this answer
+        if place is None:
+            found = await context.look_back(lambda message: self._place_in(message) is not None)
+            place = None if found is None else self._place_in(found)
         assert context.store is not None
         new_id = self._new_id(context)
         response = None
@@ -157,15 +169,17 @@ class AgentTool:
             except TurnNotFoundError:  # it has gone on without this thread, which was forked or rewound meanwhile
                 with contextlib.suppress(ThreadExistsError):  # by this very call, before a crash
                     await old.fork(at=place.turn, thread_id=new_id)
+            except (ThreadNotFoundError, ThreadDeletedError):
+                pass  # somebody has deleted it: it begins anew
         if response is None:
             new = AgentThread(context.store, new_id, intent="either")
             response = await self._ask(task, new, context, None)
-        thread_id = response.thread_id
+        place = _Place(self.spec.name, response.thread_id, response.turn_id)
         if response.status == "waiting":
-            await AgentThread(context.store, thread_id, intent="existing").cancel()
-        return ToolAnswer(
-            self._text(response), {"agent": {"tool": self.spec.name, "thread": thread_id, "turn": response.turn_id}}
-        )
+            await AgentThread(context.store, place.thread, intent="existing").cancel()
+        text = self._text(response)
+        context.shared[_Place, self.spec.name] = place
+        return ToolAnswer(text, {"agent": to_builtins(place)})
 
     async def _ask(
         self, task: str, thread: AgentThread, context: ToolContext[Any], after: str | None

@@ -185,6 +185,7 @@ class ChatAgent:
         *,
         input_from: InputFrom = "caller",
     ) -> TurnRun:
+        is_one_off = thread is None
         if thread is None:
             thread = AgentThread(runtime=self._runtime)  # a one-off: it is gone after the run
         elif not isinstance(thread, AgentThread):
@@ -228,6 +229,7 @@ class ChatAgent:
             settings.get("context_providers", ()),
             self._id,
             settings.get("history"),
+            is_one_off,
         )
         return TurnRun(spec)
 

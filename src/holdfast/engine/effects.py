@@ -38,8 +38,13 @@ class Effects(Struct):
         """Results for calls that are still open when their turn ends, in the order of the calls."""
         found: list[ChatMessage] = []
         for call in calls:
-            known = self.results.get(call.call_id)
-            found += [known] if known else results_for([call], UNKNOWN if call.call_id in self.started else why)
+            decision = self.decided.get(call.call_id)
+            if call.call_id in self.results:
+                found.append(self.results[call.call_id])
+            elif call.call_id in self.started:
+                found.append(result_message(call, UNKNOWN, is_error=True, decision=decision))
+            else:
+                found += results_for([call], why)
         return found
 
 

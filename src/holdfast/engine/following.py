@@ -269,7 +269,9 @@ async def _taken(run: TurnRun) -> OpenRun | None:
     """The run that this one is to go on with: a dead process's, or the one that waits for the answers it was given."""
     spec = run.spec
     if spec.answers:
-        return await take_answered(spec.thread, spec.answers, spec.runtime)
+        # What sources and providers offer is not known yet.
+        tools = None if run.kit.sources or spec.providers else run.kit.by_name
+        return await take_answered(spec.thread, spec.answers, spec.runtime, tools)
     left = await left_over(spec.thread, waiting=False)
     return await take_left_over(spec.thread, left[0], spec.runtime) if left is not None else None
 

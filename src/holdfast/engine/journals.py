@@ -8,7 +8,7 @@ need it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from holdfast.conversation import journal
 from holdfast.conversation.approvals import ApprovalRequest
@@ -79,8 +79,12 @@ class Journal:
         """Write down a result that comes before its turn."""
         self._write(journal.result(self._run.epoch, self._place, message))
 
-    def waits(self, requests: Sequence[ApprovalRequest]) -> tuple[bytes, ...]:
-        """The records of a run that is about to wait, for the store to write as it does so."""
+    def waits(self, requests: Sequence[ApprovalRequest], known: Iterable[ChatMessage]) -> tuple[bytes, ...]:
+        """The records of a run that is about to wait, for the store to write as it does so.
+
+        `known` are results that stand behind a call that waits, a rejection among them.
+        """
+        self._held += [journal.result(self._run.epoch, self._place, message) for message in known]
         return self._with_held(journal.waits(self._run.epoch, self._place, requests))
 
     def _moved(self, messages: Sequence[ChatMessage]) -> None:

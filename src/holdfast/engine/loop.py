@@ -64,7 +64,7 @@ async def take_rounds(run: TurnRun) -> AsyncGenerator[Iterator[AgentRunResponseU
             run.answered()
         while run.calls and (results := await run.next_results()):
             for result in results:
-                yield iter((result,))
+                yield run.tell(result)
         going = await run.has_more()
 
 

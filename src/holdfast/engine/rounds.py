@@ -6,10 +6,12 @@ Rule of this file: at a limit the model is told so and asked once more without t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from holdfast.conversation.errors import AnswerFormatError
+from holdfast.conversation.journal import Decision
 from holdfast.conversation.messages import ChatMessage, ToolCallContent
 from holdfast.conversation.turns import output_told
 from holdfast.conversation.updates import AgentRunResponseUpdate, sound
@@ -61,11 +63,27 @@ class Rounds(Told):
 
     def _refuse_if_ended(self) -> None:
         """Raises what its caller is to know, if somebody else has ended the run meanwhile."""
-        if self._status is not None or self._lost is not None:
+        if self._status is not None or self._lost is not None or self._asked_to_stop is not None:
             raise self._ended_by_others()
 
-    async def next_results(self) -> list[AgentRunResponseUpdate]:
-        """What came of the next calls, in their order; [] when there is no more (see `goes_on`)."""
+    def refuse_if_stopped(self) -> None:
+        """The same, where the run may also have come to wait for somebody's word."""
+        if self._status != "waiting":
+            self._refuse_if_ended()
+
+    async def leaves_off(self) -> None:
+        """Leave what is under way, for an answer that no model gives; others have their turn meanwhile."""
+        acting, self._acting = self._acting, None
+        if acting is not None:
+            await acting.end()
+        await self._end_exchange()
+        async with asyncio.timeout_at(self._deadline) as self._waking:
+            await asyncio.sleep(0)
+        self._waking = None
+        self._refuse_if_ended()
+
+    async def next_results(self) -> list[ChatMessage]:
+        """What came of the next calls, in their order, to be told one by one; [] when there is no more."""
         self._refuse_if_ended()
         if self._acting is None:
             self._acting = self._begin_acting()
@@ -77,13 +95,17 @@ class Rounds(Told):
         finally:
             self._waking = None
             self._tool_seconds += self.spec.runtime.monotonic() - began
+        if messages:  # they count, also if the run was ended meanwhile
+            self._untouched = False
+            self._output.extend(messages)
+            self._own_journal().results(messages)
+            self._handed_at = self.spec.runtime.monotonic()
         self._refuse_if_ended()
-        if not messages:
-            return []
-        self._output.extend(messages)
-        self._own_journal().results(messages)
-        self._handed_at = self.spec.runtime.monotonic()
-        return self._tell(messages)
+        return messages
+
+    def tell(self, message: ChatMessage) -> Iterator[AgentRunResponseUpdate]:
+        """Hand a result on."""
+        return iter(self._tell([message]))
 
     def _begin_acting(self) -> Acting:
         limits_, journal = self.spec.limits, self._own_journal()
@@ -95,13 +117,17 @@ class Rounds(Told):
             self.effects,
             self.calls,
             tools=self.kit.by_name,
-            begin=journal.begins,
+            begin=self._begins,
             apart=journal.result_apart,
             allowed=0 if self._is_last else max(0, limits_.tool_calls - self._made_calls),
             seconds=None if seconds is None else max(0.0, seconds - self._tool_seconds),
             run=self._surroundings,
             look_back=self._look_back,
         )
+
+    async def _begins(self, calls: Sequence[str], decided: Mapping[str, Decision]) -> None:
+        self._untouched = False  # from now on it may be on the disk that an answer was used
+        await self._own_journal().begins(calls, decided)
 
     async def has_more(self) -> bool:
         """Whether the service is to be asked again. If not, the turn is whole, or waits for somebody's word."""
@@ -110,12 +136,15 @@ class Rounds(Told):
             return self._is_to_be_mended()
         self._made_calls += acting.begun
         if acting.requests:
-            await self._park(acting.requests, self._own_journal().waits(acting.requests))
+            known = self.effects.results.values()
+            await self._park(acting.requests, self._own_journal().waits(acting.requests, known))
             return False
         self.calls = []
         self._tell_so_far()
-        if self._asked_without_tools:
-            return False  # it was told so, and calls all the same
+        if self._asked_without_tools:  # it was told so, and calls all the same
+            if self.spec.shape is not None:
+                raise self._bad_form("The model called tools, although it may call no more.")
+            return False
         limits_ = self.spec.limits
         time_is_over = limits_.tool_seconds is not None and self._tool_seconds >= limits_.tool_seconds
         self._is_last = self._is_last or time_is_over or self._made_calls >= limits_.tool_calls
@@ -130,14 +159,12 @@ class Rounds(Told):
         shape = self.spec.shape
         if shape is None:
             return False
-        answer = self._output[-1] if self._output else None
+        answer = self._output[-1] if self._output and self._output[-1].role == "assistant" else None
         try:
             self.value = shape.read(answer.text if answer is not None else "")
         except ValueError as error:
             if answer is None or not answer.text.strip() or self._repairs >= REPAIRS:
-                raise endings.bad_form(
-                    self.turn_id, self.spec.thread.id, str(error), self.spec.client.service
-                ) from None
+                raise self._bad_form(str(error)) from None
             self._repairs += 1
             mend = _asks_to_mend(str(error))
             self._output.append(mend)
@@ -145,6 +172,14 @@ class Rounds(Told):
             self._tell_so_far()
             return True
         return False
+
+    def reads_form(self) -> None:
+        """Read an answer that no model gave, if it is to have a form. Raises AnswerFormatError."""
+        self._repairs = REPAIRS
+        self._is_to_be_mended()
+
+    def _bad_form(self, why: str) -> AnswerFormatError:
+        return endings.bad_form(self.turn_id, self.spec.thread.id, why, self.spec.client.service)
 
     def _tail_for(self, options: ChatOptions) -> bytes:
         """The tail of a question with these options.

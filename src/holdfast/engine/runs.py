@@ -17,14 +17,14 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any, cast
 
 from holdfast.conversation.cursors import spoken, units, updates_of
-from holdfast.conversation.errors import ContextTooLongError, InvalidInputError
+from holdfast.conversation.errors import ContextTooLongError, InvalidInputError, ThreadBusyError
 from holdfast.conversation.journal import Decision, recorded
-from holdfast.conversation.messages import ChatMessage
+from holdfast.conversation.messages import ChatMessage, Content, ToolCallContent, assembled
 from holdfast.conversation.records import decode_messages, encode_messages
 from holdfast.conversation.turns import output_told, unanswered_calls
 from holdfast.conversation.updates import AgentRunResponseUpdate, Answer
 from holdfast.engine import history, limits, windows
-from holdfast.engine.effects import Effects, inherited
+from holdfast.engine.effects import Effects, call_ids, inherited, new_call_id
 from holdfast.engine.journals import JOURNAL_SECONDS
 from holdfast.engine.leases import INSIDE, Wish, acquire
 from holdfast.engine.middleware import ModelCallContext, RunContext
@@ -155,7 +155,9 @@ class TurnRun(Rounds):
         self._answers = self._repairs = self._made_calls = 0
         self._tool_seconds = 0.0
         self._is_last = self._asked_without_tools = False
-        self._asked_bytes = 0
+        self._asked_bytes = self._given = 0
+        self._parking = None
+        self._untouched = False
         self._asked_to_stop = None
         self._rollback = False
         self._lost = self._stalled = None
@@ -224,6 +226,7 @@ class TurnRun(Rounds):
             tail = self._tail_for(options)
         body = self._encoded.body(told, tail)
         self._rounds += 1
+        self._untouched = False
         self._asked_bytes = len(body)
         self._exchange = _Exchange(spec.client, ChatRequest(body, options, spec.stream), self.heard)
 
@@ -297,6 +300,7 @@ class TurnRun(Rounds):
                 self.kit = self.kit.joined(given.kit)
                 if given.recorded and not self._output:
                     self._output.extend(given.recorded)
+                    self._given = len(given.recorded)
                     self._own_journal().answered(given.recorded, None, 0)
             if self.kit.sources:
                 self.kit = await self.kit.resolved()
@@ -349,9 +353,29 @@ class TurnRun(Rounds):
 
     def answers_with(self, message: ChatMessage) -> None:
         """Take a message for the answer that no model gave, in the place of one that a model did."""
+        if self.calls:  # a turn that is gone on with
+            self._output.extend(self.effects.closing(self.calls, "This call was not made."))
+            self.calls, self._untouched = [], False
         if self._answered_from is None:
+            self._take_answer()  # what there was of one that broke off
             self._answered_from = len(self._output)
-        self._output[self._answered_from :] = [message]
+            self._rounds += 1
+        del self._output[self._answered_from :]
+        self._output.append(self._with_own_ids(message))
+
+    def _with_own_ids(self, message: ChatMessage) -> ChatMessage:
+        """The message, with ids of calls that no other call of the turn has."""
+        used = set(call_ids(self._output))
+        parts: list[Content] = []
+        for part in message.contents:
+            if isinstance(part, ToolCallContent):
+                call_id, number = part.call_id, len(used)
+                while not call_id or call_id in used:
+                    call_id, number = new_call_id(self.turn_id, self._rounds, number), number + 1
+                used.add(call_id)
+                part = ToolCallContent(call_id, part.name, part.arguments)
+            parts.append(part)
+        return assembled("assistant", tuple(parts), message.author_name, message.message_id)
 
     @property
     def rounds(self) -> int:
@@ -385,6 +409,14 @@ class TurnRun(Rounds):
 
     async def _says_again(self) -> Point:
         """Take the input of the thread's last turn, and its place. Raises InvalidInputError if there is none."""
+        info = await self.spec.thread.info()
+        if info is not None and info.waiting:
+            raise ThreadBusyError(
+                f"Turn {info.busy} on thread {self.spec.thread.id!r} waits for somebody to allow a call, and cannot be "
+                "answered again before it has ended. Answer its requests (thread.approvals()), or thread.cancel() it.",
+                thread_id=self.spec.thread.id,
+                turn_id=info.busy,
+            )
         last = await history.last_turn(self.spec.thread)
         if last is None or not last.input:
             raise InvalidInputError("The thread has no turn whose input could be answered again; run something first.")
@@ -408,6 +440,7 @@ class TurnRun(Rounds):
         self._answers = before.asked
         self._says(opened.input, decode_messages(opened.input))
         self._output = list(before.messages)
+        self._untouched = bool(self.spec.answers and before.is_parked)
         self.calls = unanswered_calls(self._output)
         self._tell_so_far()
         self.told = updates_of(self._output)

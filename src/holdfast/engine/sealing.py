@@ -51,10 +51,12 @@ class Sealable(Heard):
         "_asked_to_stop",
         "_deadline",
         "_encoded",
+        "_given",
         "_handed_at",
         "_loop",
         "_lost",
         "_opened",
+        "_parking",
         "_process",
         "_rollback",
         "_said",
@@ -62,6 +64,7 @@ class Sealable(Heard):
         "_stalled",
         "_stored_input",
         "_timer",
+        "_untouched",
         "_waking",
         "effects",
         "failure",
@@ -79,12 +82,17 @@ class Sealable(Heard):
     instructions: str | None
     options: ChatOptions
     view: View | None
+    # How many of its messages providers gave, at its beginning.
+    _given: int
     # How long the last question was.
     _asked_bytes: int
     effects: Effects
     _acting: Acting | None
     _opened: OpenRun | None
     _sealing: Handed[Head] | None
+    _parking: Handed[None] | None
+    # Whether it was gone on with by answers to requests, and nothing was done yet.
+    _untouched: bool
     _said: bytes
     _stored_input: bytes
     _encoded: history.Encoded | None
@@ -150,8 +158,22 @@ class Sealable(Heard):
             release(self.spec.thread, self)
 
     def _close_at_once(self, error: BaseException | None) -> None:
-        if self.is_open:
+        if not self.is_open:
+            return
+        if error is not None and self._untouched and self._asked_to_stop is None:
+            self._wait_on()
+        else:
             self._hand_over(endings.status_after(error), error)
+
+    def _wait_on(self) -> None:
+        """What was answered was not used yet: it waits for an answer as before."""
+        assert self._opened is not None
+        with _deciding:
+            self._status = "waiting"
+        self.requests = tuple(self.effects.waits.values())
+        if self._timer is not None:
+            self._timer.cancel()
+        self._parking = self.spec.thread.store.park(self._opened, ())
 
     async def _park(self, requests: Sequence[ApprovalRequest], records: Sequence[bytes]) -> None:
         """Leave the run waiting on the disk: from now on whoever answers the requests goes on with it."""
@@ -176,6 +198,8 @@ class Sealable(Heard):
 
     async def _sealed(self) -> None:
         """Wait until the turn is on disk; then the cache may know of it."""
+        if self._parking is not None:
+            await self._parking
         if self._sealing is None:
             self._give_back()
             return
@@ -257,6 +281,8 @@ class Sealable(Heard):
         self._take_answer()
         if self._before and status != "completed":
             self._recall()
+        if status != "completed" and len(self._output) == self._given:
+            self._output.clear()  # nothing has happened: what providers gave is no part of it
         calls = unanswered_calls(self._output)
         if calls:
             self._output.extend(self.effects.closing(calls, endings.WHY_NOT_MADE[status]))
@@ -333,6 +359,8 @@ class Sealable(Heard):
     def _let_go(self) -> None:
         """Seal as cancelled from outside the loop, and let the next run have the thread and its cache."""
         self._hand_over("cancelled", None)
+        if self._acting is not None:
+            self._acting.give_up(self._loop)
         self._encoded = None
         release(self.spec.thread, self)
 

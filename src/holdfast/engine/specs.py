@@ -51,3 +51,4 @@ class RunSpec(Struct, frozen=True):
     providers: tuple[ContextProvider, ...] = ()
     agent_id: str = ""
     view: View | None = None
+    is_one_off: bool = False  # without a thread that anybody could come back to

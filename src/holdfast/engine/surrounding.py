@@ -27,9 +27,10 @@ async def surrounded(run: TurnRun, rounds: Callable[[TurnRun], Steps]) -> None:
     """The rounds of a run, within its middleware. For `middleware.driven`."""
     context = run.surroundings()
     was_called = False
+    response: AgentRunResponse | None = None
 
     async def innermost(context: RunContext) -> AgentRunResponse:
-        nonlocal was_called
+        nonlocal was_called, response
         if was_called:
             raise RuntimeError("call_next was called twice around a run: a turn is made once.")
         was_called = True
@@ -38,11 +39,21 @@ async def surrounded(run: TurnRun, rounds: Callable[[TurnRun], Steps]) -> None:
             async with aclosing(rounds(run)) as steps:
                 async for updates in steps:
                     await hand_on(updates)
-        return replace(run.response(), status=run.status or "completed")
+        response = replace(run.response(), status=run.status or "completed")
+        return response
 
     result = await chained(run.spec.around.run, innermost)(context)
-    if not was_called:
+    if response is None:  # it was not called, or has failed
         await _say(run, _message(result, "a run"))
+        run.answered()
+        run.reads_form()
+    elif not isinstance(result, AgentRunResponse):
+        raise InvalidInputError(
+            f"Middleware around a run returned {type(result).__name__} when the run was done: what was said is said. "
+            "Put it around questions to the model (ModelCallContext) to change answers, or return what call_next gave."
+        )
+    else:
+        run.refuse_if_stopped()
 
 
 async def asked(run: TurnRun) -> None:
@@ -68,8 +79,10 @@ async def asked(run: TurnRun) -> None:
     result = await chained(run.spec.around.model, innermost)(context)
     if not is_answered:
         await _say(run, _message(result, "a question to the model"))
-    elif result is not answer:
-        run.answers_with(_message(result, "a question to the model"))
+    else:
+        run.refuse_if_stopped()
+        if result is not answer:
+            run.answers_with(_message(result, "a question to the model"))
 
 
 @contextmanager
@@ -86,6 +99,7 @@ def _explained(run: TurnRun) -> Iterator[None]:
 
 async def _say(run: TurnRun, message: ChatMessage) -> None:
     """Have a message that no model gave be the answer."""
+    await run.leaves_off()
     run.answers_with(message)
     await hand_on(iter(updates_of([message])))
 

@@ -91,6 +91,7 @@ class Told(Sealable):
         """Messages of the turn that are whole, as those read them who follow it."""
         whole = updates_of(messages)
         self.told.extend(whole)
+        self.heard = []  # another list: who follows looks at what was told anew
         self._began += sum(map(units, whole))
         self._measured = self._length = self._size = 0
         return whole

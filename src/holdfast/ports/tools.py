@@ -57,7 +57,7 @@ class ToolContext(Generic[D]):
     `thread_id` and `turn_id` say where it was called. `deps` is what the caller gave the run (`deps=`).
     """
 
-    __slots__ = ("_cancelled", "_look_back", "_store", "call_id", "deps", "thread_id", "tool", "turn_id")
+    __slots__ = ("_cancelled", "_look_back", "_store", "call_id", "deps", "shared", "thread_id", "tool", "turn_id")
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class ToolContext(Generic[D]):
         *,
         store: ThreadStore | None = None,
         look_back: LookBack | None = None,
+        shared: dict[object, Any] | None = None,
     ) -> None:
         self.tool = tool
         self.call_id = call_id
@@ -77,6 +78,8 @@ class ToolContext(Generic[D]):
         self.deps = deps
         self._store = store
         self._look_back = look_back
+        # What tools of one kind share among the calls of one answer.
+        self.shared: dict[object, Any] = {} if shared is None else shared
         self._cancelled = threading.Event()
 
     @property
