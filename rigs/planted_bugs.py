@@ -359,7 +359,7 @@ _TRUTH = (
     ),
     _edited(
         "retry-after-text",
-        "clients/openai_chat.py",
+        "clients/asking.py",
         "if not handed_on and tries < self._max_retries:",
         "if tries < self._max_retries:",
         "Nothing is sent again once a part of the answer was handed on: an answer that breaks off is asked for again, "
@@ -367,7 +367,7 @@ _TRUTH = (
     ),
     _edited(
         "cut-off-answer-completed",
-        "clients/openai_chat.py",
+        "clients/asking.py",
         "if not decoder.finished or decoder.error is not None or decoder.broken is not None:",
         "if decoder.error is not None or decoder.broken is not None:",
         "A turn says how it ended: a stream that ends in the middle of an answer, without a word why, is recorded as "

@@ -52,8 +52,8 @@ BUGS: tuple[Bug, ...] = (
         (
             Edit(
                 "engine/effects.py",
-                "results_for([call], UNKNOWN if call.call_id in self.started else why)",
-                "results_for([call], why)",
+                "found.append(result_message(call, UNKNOWN, is_error=True, decision=decision))",
+                "found += results_for([call], why)",
             ),
         ),
         "What may have been done is never said to be undone: a turn that was cut off tells the model that a call was "

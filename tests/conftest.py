@@ -16,7 +16,7 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("COLUMNS", "LINES"):  # a terminal is as wide as it is, whatever runs the tests in several processes
         monkeypatch.delenv(name, raising=False)
     for name in list(os.environ):
-        if name.startswith(("OPENAI_", "AZURE_")) or name.lower().endswith("_proxy"):
+        if name.startswith(("OPENAI_", "AZURE_", "ANTHROPIC_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
 
 

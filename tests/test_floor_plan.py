@@ -38,7 +38,7 @@ NARROW = {
 LAZY = {
     "__init__",  # the front door
     "settings",  # environment and URLs -> objects
-    "clients.openai_chat",  # from a client to the transport, which brings the HTTP library in
+    "clients.asking",  # from a client to the transport, which brings the HTTP library in
     "engine.toolkits",  # Python functions as tools, which bring pydantic in
     "engine.telemetry",  # spans and measurements, which bring OpenTelemetry's interface in
     "tools.mcp_extra",  # what needs the mcp package, which is an extra

@@ -30,6 +30,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "holdfast.engine.sync": ("run_sync",),
     "holdfast.clients.openai_chat": ("OpenAIChatClient",),
     "holdfast.clients.azure_openai": ("AzureOpenAIChatClient",),
+    "holdfast.clients.anthropic": ("AnthropicChatClient",),
     "holdfast.clients.offline": ("OfflineChatClient",),
     "holdfast.stores.memory": ("MemoryStore",),
     "holdfast.stores.sqlite": ("SQLiteStore",),
@@ -148,6 +149,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
+    from holdfast.clients.anthropic import AnthropicChatClient as AnthropicChatClient
     from holdfast.clients.azure_openai import AzureOpenAIChatClient as AzureOpenAIChatClient
     from holdfast.clients.offline import OfflineChatClient as OfflineChatClient
     from holdfast.clients.openai_chat import OpenAIChatClient as OpenAIChatClient

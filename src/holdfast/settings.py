@@ -63,14 +63,15 @@ def client_from_environment(*, model: str | None = None, base_url: str | None = 
         1. `base_url`                                            OpenAI's client, for that server
         2. the environment: OPENAI_API_KEY or OPENAI_BASE_URL    OpenAI's client
                             AZURE_OPENAI_ENDPOINT or _BASE_URL   Azure's client
+                            ANTHROPIC_API_KEY or _BASE_URL       Anthropic's client
         3. the `.env` file of the current directory              the same
         4. `model`                                               OpenAI's client, which says what is missing
         5. nobody                                                the offline client
 
     So OpenAI's key in the environment goes before Azure's address beside it, but Azure's address in the environment
-    before OpenAI's key in a file. A variable that is empty is not set. `model` is OpenAI's name of a model, or Azure's
-    of a deployment. Azure's client without AZURE_OPENAI_API_KEY uses DefaultAzureCredential of azure-identity, which
-    tries what the machine offers, the Azure CLI among it.
+    before OpenAI's key in a file. A variable that is empty is not set. `model` is the service's name of a model, or
+    Azure's of a deployment. Azure's client without AZURE_OPENAI_API_KEY uses DefaultAzureCredential of azure-identity,
+    which tries what the machine offers, the Azure CLI among it.
     Raises ConfigurationError if something is set, but not enough of it.
     """
     known = layers()
@@ -82,6 +83,8 @@ def client_from_environment(*, model: str | None = None, base_url: str | None = 
             return _openai(model, None)
         if any(name in layer and environ[name] for name in ("AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_BASE_URL")):
             return _azure(model, None if environ.get("AZURE_OPENAI_API_KEY") else _default_credential())
+        if any(name in layer and environ[name] for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")):
+            return cast(ChatClient, _load("holdfast.clients.anthropic", "AnthropicChatClient")(model))
     if model:
         return _openai(model, None)
     return cast(ChatClient, _load("holdfast.clients.offline", "OfflineChatClient")(delay=0.03))

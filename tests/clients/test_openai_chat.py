@@ -228,7 +228,7 @@ class TestWhatIsNoAnswer:
             await asked(client_of(wire), stream=True)
 
     async def test_an_answer_without_end(self, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("holdfast.clients.openai_chat._LONGEST_ANSWER", 1_000_000)
+        monkeypatch.setattr("holdfast.clients.asking._LONGEST_ANSWER", 1_000_000)
         wire.answers = [http(b"{" + b" " * 2_000_000)]
         with pytest.raises(ServiceProtocolError, match="too long"):
             await asked(client_of(wire))

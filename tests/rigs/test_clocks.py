@@ -41,7 +41,7 @@ PLANTS = {
 def plants(tmp_path_factory: pytest.TempPathFactory) -> Plants:
     sizes = dict.fromkeys(PLANTS, ("--jumps", "50"))
     # A lease is only waited for in the rounds in which workers are stopped.
-    sizes["lease-by-wall"] = ("--round", "1", "--a-round", "100", "--jumps", "100")
+    sizes["lease-by-wall"] = ("--round", "1", "--a-round", "250", "--jumps", "250")
     return Plants("clocks", sizes, tmp_path_factory.mktemp("plants"))
 
 

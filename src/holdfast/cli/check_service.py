@@ -34,14 +34,18 @@ _AZURE = (
     "AZURE_OPENAI_API_VERSION",
     "AZURE_OPENAI_TOKEN_ENDPOINT",
 )
-_READ = (*_OPENAI, *_AZURE)
+_ANTHROPIC = ("ANTHROPIC_API_KEY", "ANTHROPIC_CHAT_MODEL_ID", "ANTHROPIC_BASE_URL")
+_READ = (*_OPENAI, *_AZURE, *_ANTHROPIC)
 # What others read, and what a service's being out of reach may come from. They do not count in a `.env` file.
 _BESIDE = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "XDG_DATA_HOME")
 # By which of them a service is chosen (see `holdfast.settings.client_from_environment`).
 _CHOOSING = {
     "openai": ("OPENAI_API_KEY", "OPENAI_BASE_URL"),
     "azure-openai": ("AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_BASE_URL"),
+    "anthropic": ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"),
 }
+# What a service misses in a request without messages: Anthropic looks for a length first.
+_MISSED = ("message", "max_tokens")
 _THERE = "there, and lets us in; no model was run"
 _PATIENCE, _PATIENCE_FOR_WORDS = 10.0, 60.0
 _QUESTION, _LONGEST_WORDS = "Say OK, and nothing else.", 64
@@ -112,7 +116,8 @@ def _answers(client: ChatClient, because: str) -> Check:
     if client.service == OFFLINE:
         advice = (
             "For a model set OPENAI_API_KEY and OPENAI_CHAT_MODEL_ID, or OPENAI_BASE_URL for another server, or "
-            "AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_CHAT_DEPLOYMENT_NAME."
+            "AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_CHAT_DEPLOYMENT_NAME, or ANTHROPIC_API_KEY and "
+            "ANTHROPIC_CHAT_MODEL_ID."
         )
         return note("answers", who, advice, **facts)
     return fine("answers", f"{who}, by {because}", because=because, **facts)
@@ -149,7 +154,7 @@ def _understood(error: ServiceError) -> Check:
         return problem("service", words, "", **facts)
     if isinstance(error, RateLimitError):
         return note("service", f"there, but it takes no more for now: {words}", "", **facts)
-    if error.status in (400, 422) and "message" in words.lower():
+    if error.status in (400, 422) and any(word in words.lower() for word in _MISSED):
         return fine("service", _THERE, "", **facts)
     if error.status in (400, 422, 500, 501):
         advice = "That may be its way to say so; --ask asks a real question."

@@ -1,59 +1,46 @@
 """OpenAIChatClient: Chat Completions, at OpenAI or at any server that speaks its dialect.
 
-Rule of this file: it says when something is sent again, and nothing else. What is sent and what comes back is the
-codec's, how it travels is the transport's. A service with the same wire and another way to its address and credential
-is another subclass of `ChatCompletionsClient`.
+Rule of this file: it puts the parts together. What is sent and what comes back is the codec's, the sending and reading
+`asking`'s. A service with the same wire and another way to its address and credential is another subclass of
+`ChatCompletionsClient`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import threading
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Mapping
+from typing import Any
 
-import msgspec
-from msgspec import Struct
-
-from holdfast.clients.base import AgentMaker
+from holdfast.clients import openai_errors
+from holdfast.clients.asking import AskingClient, Decoder, Patience
 from holdfast.clients.endpoints import Endpoint, is_openai, openai_endpoint, openai_model
 from holdfast.clients.environment import environment
 from holdfast.clients.openai_chat_codec import ChatCompletionsCodec, ChatCompletionsDecoder
-from holdfast.clients.openai_errors import refused, reported, request_id, shown
-from holdfast.clients.retries import Fault, pause
-from holdfast.clients.sse import EventParser, EventTooLongError
-from holdfast.conversation.errors import (
-    ConfigurationError,
-    ServiceError,
-    ServiceProtocolError,
-    ServiceUnavailableError,
-)
-from holdfast.conversation.updates import AgentRunResponseUpdate
-from holdfast.ports.clients import ChatRequest
+from holdfast.clients.retries import Fault
 from holdfast.ports.runtime import SYSTEM, Runtime
 
-if TYPE_CHECKING:
-    from holdfast.clients.transport import Reply, Transport
 
-_log = logging.getLogger("holdfast.clients")
+class _Dialect:
+    """How the answers of Chat Completions are read."""
 
-_LONGEST_ANSWER = 64 * 1024 * 1024
-_LONGEST_REASON = 64 * 1024
-_PATIENCE_FOR_REASONS = 10.0
-# How long to wait for the end of the connection's part, once the answer is complete. It mostly came with it.
-_FAREWELL = 0.25
-_EVENT_FIELDS = (b"data", b"event", b"id:", b"retry:", b":")
+    answers = "a chat completion"
+
+    def decoder(self) -> Decoder:
+        return ChatCompletionsDecoder()
+
+    def refused(self, endpoint: Endpoint, status: int, headers: Mapping[str, str], body: bytes, now_us: int) -> Fault:
+        return openai_errors.refused(endpoint, status, headers, body, now_us)
+
+    def reported(self, endpoint: Endpoint, status: int, headers: Mapping[str, str], error: Any, now_us: int) -> Fault:
+        return openai_errors.reported(endpoint, status, headers, error, now_us)
+
+    def request_id(self, endpoint: Endpoint, headers: Mapping[str, str]) -> str | None:
+        return openai_errors.request_id(endpoint, headers)
 
 
-class ChatCompletionsClient(AgentMaker):
-    """What the clients for Chat Completions share: sending, reading, trying again. Only its subclasses are made.
+class ChatCompletionsClient(AskingClient):
+    """What the clients for Chat Completions share. Only its subclasses are made."""
 
-    It may be used from any event loop and thread, and need not be closed.
-    """
-
-    keeps_history = False
+    dialect = _Dialect()
 
     def __init__(
         self,
@@ -66,77 +53,7 @@ class ChatCompletionsClient(AgentMaker):
         read_timeout: float,
         runtime: Runtime,
     ) -> None:
-        if max_retries < 0 or connect_timeout <= 0 or read_timeout <= 0:
-            raise ConfigurationError("max_retries is 0 or more, connect_timeout and read_timeout are more than 0.")
-        self.service = endpoint.service
-        self.model = model
-        self.codec = codec
-        self._endpoint = endpoint
-        self._max_retries = max_retries
-        self._connect_timeout = connect_timeout
-        self._read_timeout = read_timeout
-        self._runtime = runtime
-        self._transport: Transport | None = None
-        self._opening = threading.Lock()
-
-    @property
-    def address(self) -> str:
-        """Scheme, host and port of who is asked: what may be shown of the address."""
-        return self._endpoint.origin
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.model!r}, at {self.address})"
-
-    async def ask(self, request: ChatRequest) -> AsyncGenerator[list[AgentRunResponseUpdate], None]:
-        """Send the request and yield the answer: a list of updates for each read of the network."""
-        transport = self._transport or self._open()
-        tries = 0
-        while True:
-            reply: Reply | None = None
-            wait: float | None = None
-            handed_on = False
-            try:
-                reply = await transport.post(request.body)
-                answer = _Answer(reply, self._endpoint, self._runtime)
-                while updates := await answer.next():
-                    handed_on = True
-                    yield updates
-                return
-            except Fault as fault:
-                if not handed_on and tries < self._max_retries:
-                    wait = pause(fault, tries, self._runtime)
-                if wait is None:
-                    raise fault.error from None
-                error = fault.error
-            finally:
-                if reply is not None:
-                    reply.close()
-            tries += 1
-            facts = (self.service, error.code, error.status, error.request_id, tries, self._max_retries, wait)
-            _log.info("%s: %s (status %s, request %s); retry %d of %d in %.2f s", *facts)
-            await self._runtime.sleep(wait)
-
-    async def aclose(self) -> None:
-        """Close the connections. Nobody has to; a closed client can be used again."""
-        if self._transport is not None:
-            await self._transport.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    def _open(self) -> Transport:
-        # The step that brings the HTTP library in; until now nothing has needed it.
-        from holdfast.clients.transport import Transport
-
-        with self._opening:
-            if self._transport is None:
-                self._transport = Transport(
-                    self._endpoint, connect_timeout=self._connect_timeout, read_timeout=self._read_timeout
-                )
-            return self._transport
+        super().__init__(endpoint, model, codec, Patience(max_retries, connect_timeout, read_timeout), runtime)
 
 
 class OpenAIChatClient(ChatCompletionsClient):
@@ -194,122 +111,3 @@ class OpenAIChatClient(ChatCompletionsClient):
             read_timeout=read_timeout,
             runtime=runtime,
         )
-
-
-class _Answer(Struct, eq=False):
-    """One reply, read as updates."""
-
-    reply: Any  # a Reply; its name is not known here until somebody asks
-    endpoint: Endpoint
-    runtime: Any
-    decoder: ChatCompletionsDecoder = msgspec.field(default_factory=ChatCompletionsDecoder)
-    events: EventParser | None = None  # for a stream
-    over: bool = False
-
-    async def next(self) -> list[AgentRunResponseUpdate]:
-        """What comes next; an empty list once the answer is complete. Raises Fault."""
-        decoder = self.decoder
-        updates: list[AgentRunResponseUpdate] = []
-        while not updates and not self.over:
-            try:
-                data = await self.reply.read()
-            except Fault:
-                if not decoder.finished:
-                    raise
-                data = b""  # all that matters had come
-            if self.events is not None:
-                updates = self._streamed(self.events, data)
-            elif self.reply.status >= 300:
-                raise await self._refused(data)
-            elif data[:1] != b"{" and self._is_stream(data):
-                self.events = EventParser()
-                updates = self._streamed(self.events, data)
-            else:
-                updates = await self._whole(data)
-        if not updates:
-            if not decoder.finished or decoder.error is not None or decoder.broken is not None:
-                raise self._fault()
-            if self.events is not None:
-                await self.reply.drain(_FAREWELL)
-        return updates
-
-    def _streamed(self, events: EventParser, data: bytes) -> list[AgentRunResponseUpdate]:
-        decoder = self.decoder
-        try:
-            if data:
-                updates = decoder.chunks(events.feed(data))
-            else:
-                self.over = True
-                updates = decoder.chunks(events.flush())
-                decoder.broken = None  # an event without its end may be half of one
-        except EventTooLongError as error:
-            updates = decoder.chunks(error.before)
-            decoder.broken = "an event that is too long"
-        if decoder.done or decoder.error is not None or decoder.broken is not None:
-            self.over = True
-        return updates
-
-    async def _whole(self, data: bytes) -> list[AgentRunResponseUpdate]:
-        """An answer in one piece."""
-        self.over = True
-        pieces = [data]
-        size = len(data)
-        while data and size <= _LONGEST_ANSWER:
-            data = await self.reply.read()
-            pieces.append(data)
-            size += len(data)
-        body = b"".join(pieces)
-        if data:
-            self.decoder.broken = "an answer that is too long"
-            return []
-        if not body.strip():
-            self.decoder.broken = "an empty body"
-            return []
-        if body[:1] != b"{" and self._is_stream(body):
-            events = EventParser(_LONGEST_ANSWER)
-            return self._streamed(events, body) + self._streamed(events, b"")
-        return self.decoder.whole(body)
-
-    def _is_stream(self, data: bytes) -> bool:
-        """True if this begins a stream of events. The content type is asked last, for it is often wrong."""
-        start = data.lstrip(b"\xef\xbb\xbf \t\r\n")
-        if not start:
-            return bool(data) and self._content_type().startswith("text/event-stream")
-        return any(start.startswith(field) or field.startswith(start) for field in _EVENT_FIELDS)
-
-    def _content_type(self) -> str:
-        return str(self.reply.headers.get("content-type", "")).lower()
-
-    async def _refused(self, body: bytes) -> Fault:
-        """The service did not answer but gave a reason."""
-        with suppress(Fault, TimeoutError):
-            async with asyncio.timeout(_PATIENCE_FOR_REASONS):
-                data = body
-                while data and len(body) < _LONGEST_REASON:
-                    data = await self.reply.read()
-                    body += data
-        return refused(self.endpoint, self.reply.status, self.reply.headers, body, self.runtime.now_us())
-
-    def _fault(self) -> Fault:
-        """Why this was no answer, or no complete one."""
-        endpoint, reply, decoder = self.endpoint, self.reply, self.decoder
-        if decoder.error is not None:
-            return reported(endpoint, reply.status, reply.headers, decoder.error, self.runtime.now_us())
-        kind = shown(endpoint, self._content_type()) or "none"
-        if decoder.broken is None:
-            error: ServiceError = ServiceUnavailableError(
-                f"The answer of {endpoint.origin} was cut off: it ended without a reason. Try again.",
-                service=endpoint.service,
-                status=reply.status,
-                request_id=request_id(endpoint, reply.headers),
-            )
-            return Fault(error, again=True)
-        what = "a web page" if "html" in kind else decoder.broken
-        error = ServiceProtocolError(
-            f"{endpoint.origin} answered with {what}, not with a chat completion (content type: {kind}). "
-            f"Check {endpoint.setting}, {endpoint.form}.",
-            service=endpoint.service,
-            status=reply.status,
-            request_id=request_id(endpoint, reply.headers),
-        )
-        return Fault(error)
