@@ -360,8 +360,8 @@ _TRUTH = (
     _edited(
         "retry-after-text",
         "clients/asking.py",
-        "if not handed_on and tries < self._max_retries:",
-        "if tries < self._max_retries:",
+        "if not handed_on and tries < most:",
+        "if tries < most:",
         "Nothing is sent again once a part of the answer was handed on: an answer that breaks off is asked for again, "
         "and the turn is recorded with its beginning twice.",
     ),

@@ -31,7 +31,8 @@ PATIENCE = 20.0
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
     """An environment in which the program finds nobody's threads and no key."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "AZURE_", "ANTHROPIC_", "XDG_"))}
+    theirs = ("OPENAI_", "AZURE_", "ANTHROPIC_", "XDG_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
     kept.pop("NO_COLOR", None)
     return {
         **kept,

@@ -141,7 +141,8 @@ def commands_in(block: str) -> list[str]:
 
 def _shell_output(command: str) -> str:
     here = os.getcwd()
-    known = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "AZURE_", "ANTHROPIC_", "XDG_"))}
+    theirs = ("OPENAI_", "AZURE_", "ANTHROPIC_", "XDG_")
+    known = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
     environ = {**known, "HOME": here, "LC_ALL": "C.UTF-8", "PYTHONWARNINGS": "error"}
     given = f'holdfast() {{ "{sys.executable}" -m holdfast "$@"; }}\n{command}'
     done = subprocess.run(
