@@ -135,7 +135,8 @@ class _Facts:
         ends = [line for line in self.evidence.diary if isinstance(line, Closed) and line.turn == turn.id]
         closed = [line.at for line in ends if not line.parked]
         return any(
-            since - _MOMENT <= death.at <= max(closed, default=death.at)
+            # The campaign notes a death a moment after others have seen it.
+            since - _MOMENT <= death.at <= max(closed, default=death.at) + _MOMENT
             and any(one.thread == turn.thread for one in death.talkers)
             for death in self.deaths
         )
