@@ -4,9 +4,10 @@
     python -m rigs.cancel --only NAME --world slow     one situation, in one world
     python -m rigs.cancel --random 10000 --seed 7      points by chance, under faults of the service and jitter
 
-A situation (`rigs.cancel_runs`, `cancel_threads`, `cancel_ports`, `cancel_http`) is played again and again, in each of
-its worlds (`cancel_worlds`) and in each way of cancelling (`cancel_drive`): at its first suspension, its second, and so
-on, until it ends by itself. After each, the next run is made on the thread and all is judged (`cancel_judge`).
+A situation (`rigs.cancel_runs`, `cancel_threads`, `cancel_tools`, `cancel_around`, `cancel_ports`, `cancel_http`) is
+played again and again, in each of its worlds (`cancel_worlds`) and in each way of cancelling (`cancel_drive`): at its
+first suspension, its second, and so on, until it ends by itself. After each, the next run is made on the thread and all
+is judged (`cancel_judge`).
 
 Which coroutines are public, and which lines of the library wait, is found by inspection (`cancel_public`): what no
 situation covers is a violation, and lines at which nothing was cancelled are told.
@@ -32,10 +33,12 @@ from typing import Any
 
 from msgspec import Struct
 
+import rigs.cancel_around
 import rigs.cancel_http
 import rigs.cancel_ports
 import rigs.cancel_runs
-import rigs.cancel_threads  # noqa: F401 - they fill SITUATIONS
+import rigs.cancel_threads
+import rigs.cancel_tools  # noqa: F401 - they fill SITUATIONS
 from rigs.cancel_drive import WAYS, Outcome, Strike, Way
 from rigs.cancel_judge import Judge, Noise
 from rigs.cancel_plants import PLANTS, Plant

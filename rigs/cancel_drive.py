@@ -28,6 +28,7 @@ import aiohttp
 from msgspec import Struct
 
 import holdfast
+from holdfast.engine.middleware import driven
 
 Way: TypeAlias = Literal["asked", "answered", "again", "inner"]
 WAYS: tuple[Way, ...] = get_args(Way)
@@ -38,6 +39,7 @@ Place: TypeAlias = tuple[str, int]
 LIBRARY = str(Path(holdfast.__file__).parent) + "/"
 _MAKERS = (LIBRARY, str(Path(aiohttp.__file__).parent) + "/")
 PATIENCE = 10.0  # seconds; whatever takes longer has hung
+_DRIVEN = driven.__code__
 _ENOUGH = 3000  # suspensions after which a coroutine that is cancelled again and again is taken to go on for ever
 
 
@@ -92,6 +94,7 @@ class Strike:
                 return
             task.cancel()
         elif self.seen > self.k and self.way == "again" and self.seen < _ENOUGH:
+            self.places.update(places_of(work))
             task.cancel()
 
     async def drive(self, work: Awaitable[Any], *, patience: float = PATIENCE) -> Outcome:
@@ -182,6 +185,8 @@ def _frame_and_inner(waiting: Any) -> tuple[types.FrameType | None, Any]:
     if isinstance(waiting, types.CoroutineType):
         return waiting.cr_frame, waiting.cr_await
     if isinstance(waiting, types.AsyncGeneratorType):
+        if waiting.ag_code is _DRIVEN:  # it steps a coroutine by hand
+            return waiting.ag_frame, waiting.ag_frame.f_locals["work"] if waiting.ag_frame else None
         return waiting.ag_frame, waiting.ag_await
     if isinstance(waiting, types.GeneratorType):
         return waiting.gi_frame, waiting.gi_yieldfrom

@@ -190,6 +190,44 @@ async def another_client_in_a_with_block(stage: Stage) -> Awaitable[Any]:
     return await a_client_in_a_with_block(stage)
 
 
+# --- Anthropic's Messages ------------------------------------------------------------------------------------------
+
+
+@situation("ChatAgent.run", on=("anthropic",))
+async def a_run_with_another_service(stage: Stage) -> Awaitable[Any]:
+    return await _after_a_turn(stage, stage.run())
+
+
+@situation("ChatAgent.run_stream", "AgentRunStream.__anext__", on=("anthropic",))
+async def a_stream_with_another_service(stage: Stage) -> Awaitable[Any]:
+    return await _after_a_turn(stage, stage.read_all(stage.stream(), lazy=True))
+
+
+async def _after_a_turn(stage: Stage, work: Awaitable[Any]) -> Awaitable[Any]:
+    await stage.before()
+    return work
+
+
+@situation("AnthropicChatClient.ask", on=("anthropic",))
+async def asking_another_service(stage: Stage) -> Awaitable[Any]:
+    return await asking_a_client(stage)
+
+
+@situation("AnthropicChatClient.ask", on=("anthropic",))
+async def asking_another_service_for_an_answer_in_one_piece(stage: Stage) -> Awaitable[Any]:
+    return await asking_a_client_for_an_answer_in_one_piece(stage)
+
+
+@situation("AnthropicChatClient.aclose", on=("anthropic",))
+async def closing_the_client_of_another_service(stage: Stage) -> Awaitable[Any]:
+    return await closing_a_client(stage)
+
+
+@situation("AnthropicChatClient.__aenter__", "AnthropicChatClient.__aexit__", on=("anthropic",))
+async def the_client_of_another_service_in_a_with_block(stage: Stage) -> Awaitable[Any]:
+    return await a_client_in_a_with_block(stage)
+
+
 async def _asked(client: Any, *, stream: bool = True, text: str = DRIVEN) -> None:
     codec = client.codec
     body = codec.head(None) + codec.message(ChatMessage("user", text=text))

@@ -28,6 +28,7 @@ from holdfast.testing.standin_tapes import Answer
 # What is said in the rig, and what the model makes of it.
 BEFORE, DRIVEN, HELD, AFTER = "before", "driven", "held", "after"
 CALLS, FAILS, STALLS, CHATTERS, GUSHES = "calls", "fails", "stalls", "chatters", "gushes"
+LOOKS, PAYS, ASKS, ASKS_TO_PAY, HESITATES = "looks", "pays", "asks", "asks to pay", "hesitates"
 MODEL = "rig-model"
 _TROUBLE = 0.08
 
@@ -40,7 +41,7 @@ class Act(Enum):
     FAIL = "the service fails"
 
 
-# What it does next; a pair is a call of a tool that nobody has, a list is what comes in one piece.
+# What it does next; a pair is a call of a tool, by name and arguments, a list is what comes in one piece.
 Step: TypeAlias = str | tuple[str, str] | list[str] | Act
 
 _SCRIPTS: dict[str, list[list[Step]]] = {
@@ -50,6 +51,11 @@ _SCRIPTS: dict[str, list[list[Step]]] = {
     FAILS: [["half ", Act.WAIT, Act.FAIL]],
     STALLS: [["begun ", Act.HOLD]],
     CHATTERS: [["said "] * 300],
+    LOOKS: [["I ", "look. ", ("soon", "{}"), ("aside", "{}"), ("find", "{}"), Act.WAIT], ["Found ", Act.WAIT, "it."]],
+    PAYS: [["I pay. ", ("pay", '{"amount": 5}')], ["It is ", Act.WAIT, "paid."]],
+    ASKS: [["I ask. ", *[("helper", f'{{"task": "{DRIVEN}"}}')] * 2], ["It ", Act.WAIT, "said so."]],
+    ASKS_TO_PAY: [["I ask. ", ("helper", f'{{"task": "{PAYS}"}}')], ["It ", Act.WAIT, "may not."]],
+    HESITATES: [[Act.WAIT, "now."]],
     GUSHES: [[["one ", "two ", "three "], Act.WAIT, ["four ", "five"]]],
 }
 

@@ -23,6 +23,9 @@ WAITING_CODE = ("engine", "clients", "stores", "ports")
 
 # What a method of these return types gives is waited for: coroutines in other words, and what is read piece by piece.
 _AWAITED = re.compile(r"\b(Awaitable|Coroutine|Handed|AsyncGenerator|AsyncIterator|AgentRunStream|TurnFollower)\b")
+_IS_CLOSED = "an answer that has failed, or was cancelled, has closed its connection by itself"
+_IS_WRITTEN = "the same question was put before: the journal is written and the history is read"
+_IS_READ = "it waits for whoever reads the updates, who is cancelled between two of them, and not in the event loop"
 # Lines that are written as if they waited, and never do: each with its reason.
 NEVER = {
     ("clients/transport.py", "line = self._lines.get(asyncio.get_running_loop()) or await self._open()"): (
@@ -32,6 +35,13 @@ NEVER = {
     ("clients/transport.py", "await self.write_with_length(writer, None)"): "the HTTP library calls the other one",
     ("clients/transport.py", "await writer.write(bytes(body))"): "so little fits into an idle connection at once",
     ("clients/transport.py", "await writer.drain()"): "the write before it has waited already",
+    ("engine/rounds.py", "await self._end_exchange()"): _IS_CLOSED,
+    ("engine/runs.py", "await self._end_exchange()"): _IS_CLOSED,
+    ("engine/runs.py", "await self._end_failed_exchange()"): _IS_CLOSED,
+    ("engine/runs.py", "if not await self._shows_less():"): _IS_WRITTEN,
+    ("engine/runs.py", "await self.ask()"): _IS_WRITTEN,
+    ("engine/surrounding.py", "await hand_on(updates)"): _IS_READ,
+    ("engine/surrounding.py", "await hand_on(iter(updates_of([message])))"): _IS_READ,
     ("engine/streams.py", "await self._steps.aclose()"): "a follower's generator has nothing to wait for when it ends",
     ("engine/sync.py", "return await work"): "the background loop of run_sync, which is no coroutine of the caller's",
 }

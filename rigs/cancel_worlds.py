@@ -7,6 +7,7 @@
     private   threads that were given no store: each makes its own, a distant one
     http      threads in memory, the client over real sockets against the strict stand-in
     azure     the same in Azure's dialect, with a credential that has to be asked for tokens
+    anthropic the same with Anthropic's Messages
 
 Rule of this file: whatever is started here is closed here.
 """
@@ -21,15 +22,24 @@ from typing import Any
 
 from msgspec import Struct
 
-from holdfast import AzureOpenAIChatClient, ChatAgent, MemoryStore, OpenAIChatClient, SQLiteStore, ThreadStore
+from holdfast import (
+    AnthropicChatClient,
+    AzureOpenAIChatClient,
+    ChatAgent,
+    MemoryStore,
+    OpenAIChatClient,
+    SQLiteStore,
+    ThreadStore,
+)
 from holdfast.stores import memory
+from holdfast.testing.anthropic_messages import AnthropicStandIn
 from holdfast.testing.azure_openai import AzureOpenAIStandIn
 from holdfast.testing.openai_chat import ChatCompletionsStandIn, ParsedRequest
 from holdfast.testing.standin_tapes import Answer
 from rigs.cancel_model import MODEL, Model, over_http, plain
 from rigs.cancel_stage import Distant, Hurried, World, until
 
-KINDS = ("memory", "distant", "sqlite", "slow", "private", "http", "azure")
+KINDS = ("memory", "distant", "sqlite", "slow", "private", "http", "azure", "anthropic")
 _NEVER_FAST = 1e9  # seconds that a commit is made to seem to take
 
 
@@ -53,6 +63,10 @@ async def world_of(kind: str, folder: Path) -> AsyncIterator[World]:
             credential = _Credential(service)
             client = AzureOpenAIChatClient(MODEL, endpoint=service.endpoint, credential=credential, runtime=runtime)
             revoke = credential.revoke
+        elif kind == "anthropic":
+            service = AnthropicStandIn(reply=_Noting(model), api_key="sk-rig", chunk_delay=0.0005, keep=64)
+            stack.enter_context(service)
+            client = AnthropicChatClient(MODEL, base_url=service.base_url, api_key="sk-rig", runtime=runtime)
         if service is not None:
             stack.push_async_callback(client.aclose)
         store = _store_of(kind, folder, runtime)
