@@ -123,7 +123,7 @@ CAUGHT_BY: Mapping[str, str] = {
     "begun-call-made-again": "rigs.tools --kills 12 --seed 1 --aim done left --calls sp --then resumes",
     "begun-call-said-not-made": "rigs.tools --kills 12 --seed 1 --aim done left --calls sp --then says",
     "key-of-the-attempt": "rigs.tools --kills 16 --seed 1 --aim inside done left --calls uc --then resumes",
-    "answer-not-bound-to-arguments": "rigs.tools --kills 12 --seed 1 --aim parked sealed --calls sbg --then answers",
+    "answer-not-bound-to-arguments": "rigs.tools --kills 30 --seed 1 --aim parked sealed --calls sbg --then answers",
     "decision-not-with-the-start": "rigs.tools --kills 20 --seed 1 --aim inside done --calls r --then resumes",
     "waiting-run-taken-for-a-dead-one": "rigs.tools --kills 8 --seed 1 --aim parked sealed --calls sbg --then says",
     "results-as-they-come": "rigs.tools --kills 8 --seed 1",

@@ -175,8 +175,6 @@ class AgentTool:
             new = AgentThread(context.store, new_id, intent="either")
             response = await self._ask(task, new, context, None)
         place = _Place(self.spec.name, response.thread_id, response.turn_id)
-        if response.status == "waiting":
-            await AgentThread(context.store, place.thread, intent="existing").cancel()
         text = self._text(response)
         context.shared[_Place, self.spec.name] = place
         return ToolAnswer(text, {"agent": to_builtins(place)})
@@ -188,7 +186,11 @@ class AgentTool:
         run = self._agent._run(task, thread, False, options)
         if after is not None:
             run.spec = replace(run.spec, point=Point(after, latest=True))
-        return await fold(run)
+        try:
+            return await fold(run)
+        finally:
+            if run.status == "waiting":  # nobody could answer it there; also if this call is cancelled right now
+                await asyncio.shield(thread.cancel())
 
     def _place_in(self, message: ChatMessage) -> _Place | None:
         kept = (message.additional_properties or {}).get("agent")
