@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from holdfast.conversation.approvals import ApprovalRequest
 from holdfast.conversation.journal import Decision, Recorded
-from holdfast.conversation.messages import ChatMessage, ToolCallContent, ToolResultContent, assembled
+from holdfast.conversation.messages import ChatMessage, Content, ToolCallContent, ToolResultContent, assembled
 from holdfast.conversation.turns import results_for
 
 # What the model is told of a call that was begun and whose end nobody saw.
@@ -31,8 +31,6 @@ class Effects(Struct):
     results: dict[str, ChatMessage] = {}
     decided: dict[str, Decision] = {}
     waits: dict[str, ApprovalRequest] = {}
-    # Of those begun: by an earlier writer of the turn, whose process is gone.
-    inherited: frozenset[str] = frozenset()
 
     def closing(self, calls: Iterable[ToolCallContent], why: str) -> list[ChatMessage]:
         """Results for calls that are still open when their turn ends, in the order of the calls."""
@@ -50,8 +48,7 @@ class Effects(Struct):
 
 def inherited(recorded: Recorded) -> Effects:
     """What a journal knows of the calls."""
-    started = set(recorded.started)
-    return Effects(started, dict(recorded.results), dict(recorded.decided), dict(recorded.waits), frozenset(started))
+    return Effects(set(recorded.started), dict(recorded.results), dict(recorded.decided), dict(recorded.waits))
 
 
 def result_message(
@@ -86,3 +83,18 @@ def no_such_tool(call: ToolCallContent, names: Sequence[str]) -> str:
     """What the model is told that calls for a tool that there is not."""
     there = f"The tools are {', '.join(names)}." if names else "Answer without it."
     return f"There is no tool named {call.name!r}. {there}"
+
+
+def with_own_ids(message: ChatMessage, turn_id: str, rounds: int, *, taken: Iterable[str]) -> ChatMessage:
+    """An answer that no model gave, with ids of its calls that no other call of the turn has."""
+    used = set(taken)
+    parts: list[Content] = []
+    for part in message.contents:
+        if isinstance(part, ToolCallContent):
+            call_id, number = part.call_id, len(used)
+            while not call_id or call_id in used:
+                call_id, number = new_call_id(turn_id, rounds, number), number + 1
+            used.add(call_id)
+            part = ToolCallContent(call_id, part.name, part.arguments)
+        parts.append(part)
+    return assembled("assistant", tuple(parts), message.author_name, message.message_id)

@@ -19,12 +19,12 @@ from typing import Any, cast
 from holdfast.conversation.cursors import spoken, units, updates_of
 from holdfast.conversation.errors import ContextTooLongError, InvalidInputError, ThreadBusyError
 from holdfast.conversation.journal import Decision, recorded
-from holdfast.conversation.messages import ChatMessage, Content, ToolCallContent, assembled
+from holdfast.conversation.messages import ChatMessage
 from holdfast.conversation.records import decode_messages, encode_messages
 from holdfast.conversation.turns import output_told, unanswered_calls
 from holdfast.conversation.updates import AgentRunResponseUpdate, Answer
 from holdfast.engine import history, limits, windows
-from holdfast.engine.effects import Effects, call_ids, inherited, new_call_id
+from holdfast.engine.effects import Effects, call_ids, inherited, with_own_ids
 from holdfast.engine.journals import JOURNAL_SECONDS
 from holdfast.engine.leases import INSIDE, Wish, acquire
 from holdfast.engine.middleware import ModelCallContext, RunContext
@@ -361,21 +361,7 @@ class TurnRun(Rounds):
             self._answered_from = len(self._output)
             self._rounds += 1
         del self._output[self._answered_from :]
-        self._output.append(self._with_own_ids(message))
-
-    def _with_own_ids(self, message: ChatMessage) -> ChatMessage:
-        """The message, with ids of calls that no other call of the turn has."""
-        used = set(call_ids(self._output))
-        parts: list[Content] = []
-        for part in message.contents:
-            if isinstance(part, ToolCallContent):
-                call_id, number = part.call_id, len(used)
-                while not call_id or call_id in used:
-                    call_id, number = new_call_id(self.turn_id, self._rounds, number), number + 1
-                used.add(call_id)
-                part = ToolCallContent(call_id, part.name, part.arguments)
-            parts.append(part)
-        return assembled("assistant", tuple(parts), message.author_name, message.message_id)
+        self._output.append(with_own_ids(message, self.turn_id, self._rounds, taken=call_ids(self._output)))
 
     @property
     def rounds(self) -> int:
